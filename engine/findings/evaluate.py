@@ -107,13 +107,13 @@ class Finding:
 
     @property
     def fairness(self) -> str:
-        """How many of the comparisons that count are not wholly fair, with the most frequent reason; '' if all are."""
+        """How many of the comparisons that count have a remark, with the most frequent one; '' if none has."""
         counted = [cell for cell in self.cells if cell.counts]
         remarks = Counter(cell.remark for cell in counted if cell.remark)
         if not remarks:
             return ""
         (most, _), *_ = remarks.most_common(1)
-        return f"{remarks.total()} of {len(counted)} comparisons are not wholly fair. Most often: {most}"
+        return f"{remarks.total()} of {len(counted)} comparisons have a remark on fairness. Most often: {most}"
 
     @property
     def cells(self) -> tuple[Cell, ...]:

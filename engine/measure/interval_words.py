@@ -1,7 +1,7 @@
 """An interval over prompts in words and marks, where there are prompts enough for one.
 
-The one place that decides whether a rate or a change has an interval to show: the Compare page, its report and the
-command line ask here. What is stored keeps the bounds as they were computed.
+Comparisons, their report and the command line write intervals by this; the rule itself is `engine.numbers.too_few`,
+which the shorter `engine.numbers.interval` follows too. What is stored keeps the bounds as they were computed.
 """
 
 from __future__ import annotations

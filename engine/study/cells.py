@@ -69,8 +69,8 @@ def expand(spec: StudySpec, home: Home) -> Cells:
                 for equal, offline in _counterparts(spec, cell, wanted, home):
                     cells.setdefault(offline.key, offline)
                     pairs[ModePair(cell.key, offline.key, equal)] = None
-                own = _offline(spec, labels, home)
-                pairs[ModePair(cell.key, own.key, "own schedule")] = None
+                if _mode_axis(spec) is not None:
+                    pairs[ModePair(cell.key, _offline(spec, labels, home).key, "own schedule")] = None
     whole = [pair for pair in pairs if pair.offline in cells]
     return Cells(_named(spec, _together(list(cells.values()))), whole)
 
@@ -126,9 +126,10 @@ def _cell(spec: StudySpec, labels: Mapping[str, str], home: Home, changes: Setti
 
 
 def _offline(spec: StudySpec, labels: Mapping[str, str], home: Home, changes: Settings | None = None) -> Cell:
-    """The offline cell that is alike in all but the mode."""
-    for label in spec.axes.get("mode", {}):
-        cell = _cell(spec, {**labels, "mode": label}, home, changes)
+    """The offline cell that is alike in all but the value of the axis that sets the mode."""
+    axis = _mode_axis(spec) or ""
+    for label in spec.axes.get(axis, {}):
+        cell = _cell(spec, {**labels, axis: label}, home, changes)
         if cell.recipe.train.mode == "offline":
             return cell
     raise DraftbenchError(
@@ -136,6 +137,12 @@ def _offline(spec: StudySpec, labels: Mapping[str, str], home: Home, changes: Se
         "match sets an offline cell beside every online one",
         "give the axis mode a value offline: {}",
     )
+
+
+def _mode_axis(spec: StudySpec) -> str | None:
+    """The axis whose values set the mode: `mode`, or another one as in the studies that findings ask for."""
+    axes = sorted(spec.axes, key=lambda axis: axis != "mode")
+    return next((axis for axis in axes if any("train.mode" in one for one in spec.axes[axis].values())), None)
 
 
 def _counterparts(spec: StudySpec, cell: Cell, wanted: Sequence[str], home: Home) -> Iterator[tuple[str, Cell]]:

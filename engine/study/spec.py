@@ -14,7 +14,7 @@ from engine.config.section import Section, Values
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import resolve_input
 from engine.study.grid import Settings
-from engine.untrusted.yaml_text import read_yaml
+from engine.untrusted.yaml_text import parse_yaml, read_yaml
 
 # The recipe key that an axis of plain values sets; an axis named like a key, such as `train.learning_rate`, sets that.
 PLAIN_AXES = {
@@ -122,10 +122,18 @@ def load_study(path: Path, settings: Sequence[str] = ()) -> StudySpec:
     `settings`: `key=value` over the recipe of every cell, below the axes; `name=` names the study.
     Raises DraftbenchError if it is not valid.
     """
-    spec = parse_section(StudySpec, _mapping(path))
-    beside = Path(spec.folder) if spec.folder else path.parent.absolute()
-    spec = spec.model_copy(update={"folder": str(beside), "base": _base(spec.base, beside)})
-    return _with_settings(spec, settings)
+    return _with_settings(_study(read_yaml(path), str(path), path.parent.absolute()), settings)
+
+
+def parse_study(text: str, named: str, beside: Path) -> StudySpec:
+    """The study in a text, as `load_study`; `named` is the text's name in errors, `beside` where its files are."""
+    return _study(parse_yaml(text, named), named, beside)
+
+
+def _study(values: Any, named: str, beside: Path) -> StudySpec:
+    spec = parse_section(StudySpec, _mapping(values, named))
+    beside = Path(spec.folder) if spec.folder else beside
+    return spec.model_copy(update={"folder": str(beside), "base": _base(spec.base, beside)})
 
 
 def dump_study(spec: StudySpec) -> str:
@@ -133,11 +141,10 @@ def dump_study(spec: StudySpec) -> str:
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    values = read_yaml(path)
+def _mapping(values: Any, named: str) -> dict[str, Any]:
     if not isinstance(values, dict) or not {"axes", "name"} <= values.keys():
         raise DraftbenchError(
-            f"{path} holds no study",
+            f"{named} holds no study",
             "a study has a name and axes; `draftbench run` is for the recipe of a single run",
             "see recipes/studies/smoke.yaml",
         )

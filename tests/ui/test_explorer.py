@@ -124,3 +124,13 @@ def test_a_run_whose_certificate_failed_is_left_out_and_said(page: OpenPage, sev
     test = page("explorer", x="n_train", y="exact_0")
     assert any("1 run whose losslessness certificate failed" in caption.value for caption in test.caption)
     assert "run-3" not in json.dumps(drawn(test)[0])
+
+
+def test_it_begins_with_a_setting_and_the_axes_are_in_the_address_only_when_chosen(page: OpenPage, several: list[Path]):
+    shown = page("explorer", view="Parallel coordinates")
+    assert shown.selectbox(key="x").value != "train_s"
+    assert "lines" not in shown.query_params
+    usual = shown.multiselect(key="lines").value
+    shown.multiselect(key="lines").set_value(usual[:1]).run()
+    assert [shown.query_params["lines"]] == usual[:1]
+    assert shown.multiselect(key="lines").value == usual[:1]

@@ -94,7 +94,9 @@ def test_a_pair_of_runs_is_measured_and_shown(page: OpenPage, finished_home: Pat
     run = run_folders(Home(finished_home))[0]
     twin(finished_home, run, "black", "sft")
     shown = page("findings", open_white_box="true", open_white_box_runs="true")
-    (table,) = [frame.value for frame in shown.dataframe if {"forward_kl (white box)", "T"} <= set(frame.value)]
+    (table,) = [
+        frame.value for frame in shown.dataframe if {"forward_kl (white box)", "runs", "where"} <= set(frame.value)
+    ]
     assert list(table["T"]) == ["0", "1"]
     assert set(table["seeds"]) == {1}
     assert table["runs"][0] == f"/compare?runs=black&runs={run.id}"
@@ -141,3 +143,18 @@ def test_a_run_that_would_help_is_opened_in_launch_with_its_changes(page: OpenPa
     run = run_folders(Home(finished_home))[0]
     links = [parse_qs(found.proto.query_string) for found in shown.get("page_link")]
     assert {"from": [run.id], "set": ["train.loss=sft"]} in links
+
+
+def test_a_finding_leads_to_its_study_in_launch_and_the_address_names_the_claim_alone(
+    page: OpenPage, finished_home: Path
+):
+    twin(finished_home, run_folders(Home(finished_home))[0], "black", "sft")
+    shown = page("findings", open_white_box="true")
+    (link,) = [one for one in shown.get("page_link") if "Open this study in Launch" in one.proto.label]
+    assert link.proto.query_string == "begin=Study&study=would+decide%3A+white_box"
+    planned = page("launch", begin="Study", study="would decide: white_box")
+    assert planned.selectbox(key="study").value == "would decide: white_box"
+    assert not planned.error
+    assert any(metric.label == "Cells" and int(metric.value) >= 2 for metric in planned.metric)
+    unknown = page("launch", begin="Study", study="would decide: nothing")
+    assert unknown.selectbox(key="study").value != "would decide: nothing"

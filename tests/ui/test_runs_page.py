@@ -268,3 +268,13 @@ def test_a_baseline_of_another_tab_is_not_lost(several: str, page: OpenPage):
     press(mine, "Set as baseline")
     assert labels(several).baseline
     assert not labels("evil").baseline
+
+
+def test_what_runs_are_grouped_by_has_plain_words_and_the_address_its_name(page: OpenPage, finished_home: Path):
+    shown = page("runs", group="train.learning_rate")
+    box = shown.selectbox(key="group")
+    assert box.value == "train.learning_rate"
+    assert "Learning rate (training)" in box.options
+    assert "train.learning_rate" not in box.options
+    assert "nothing" in page("runs").selectbox(key="group").options
+    assert "group" not in page("runs").query_params

@@ -200,8 +200,10 @@ def counted(points: pd.DataFrame, runs: pd.DataFrame) -> str:
     if "seeds" not in points:
         return f"{len(runs)} runs"
     low, high = int(points.seeds.min()), int(points.seeds.max())
+    if high == 1:
+        return f"{len(runs)} recipes of one seed each"
     seeds = f"{low}" if low == high else f"{low} to {high}"
-    return f"{len(runs)} recipes: mean over {seeds} seed{'s' if high > 1 else ''}, band from the least to the most"
+    return f"{len(runs)} recipe{'s' * (len(runs) != 1)}: mean over {seeds} seeds, band from the least to the most"
 
 
 def _has_band(rows: pd.DataFrame) -> bool:

@@ -173,11 +173,11 @@ def _settings(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None
 def _curves(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
     run_ids = selection.picked(shown)
     rows = shown.table[shown.table.run_id.isin(run_ids)] if run_ids else shown.table
-    left, middle, right = st.columns([4, 3, 3], vertical_alignment="bottom")
+    left, middle, right = st.columns([5, 3, 3], vertical_alignment="bottom")
     with left:
         axis = ui.choose_axis()
     weight = middle.slider("Smoothing of the loss", 0.0, 0.99, 0.6, 0.01, key="smooth", bind="query-params")
-    with right, st.container(horizontal=True):
+    with st.container(horizontal=True):
         log = (
             st.toggle("Log X axis", key="log_steps", bind="query-params"),
             st.toggle("Log loss", key="log_loss", bind="query-params"),
@@ -228,5 +228,7 @@ def _over_seeds(points: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame,
         st.caption("No recipe has two seeds among these runs: each line is of one.")
     rows = rows[rows.run_id.isin(points.run_id)]
     counts = points.groupby("run_id").seeds.first()
-    labels = {run: f"{recipes.get(run, run)}, {counts[run]} seed{'s' * (counts[run] > 1)}" for run in rows.run_id}
+    labels = {
+        run: f"{recipes.get(run, run)}, {counts[run]} seed{'s' if counts[run] > 1 else ''}" for run in rows.run_id
+    }
     return points, rows, labels

@@ -14,6 +14,7 @@ from engine.findings.words import PAPER, PAPER_URL, sentence
 from engine.records.study_tag import studies_of
 from workbench.findings import acceptance, figures, report
 from workbench.findings import view as findings_view
+from workbench.launch import from_findings
 from workbench.shared import charts, queries, theme, ui, url_warnings
 from workbench.shared.pages import page_of
 
@@ -197,6 +198,16 @@ def show_missing(finding: Finding, wanted: Wanted) -> None:
     label = f"The study that would decide it: about {study.n_runs} run{'s' if study.n_runs > 1 else ''}"
     with st.expander(label):
         st.markdown(f"{ui.text(study.why)}. Save it and start it with `draftbench study {study.file_name}`.")
+        if from_findings.BLANK not in study.text:
+            chosen = st.session_state.get("study")
+            wanted_study = from_findings.name_of(finding.claim.key, None if chosen == EVERY else chosen)
+            ui.goto(
+                "launch",
+                "Open this study in Launch",
+                icon=":material/rocket_launch:",
+                begin="Study",
+                study=wanted_study,
+            )
         st.code(study.text, language="yaml", height=240 if study.text.count("\n") > 12 else "content")
         st.download_button(
             f"Download {study.file_name}",

@@ -17,7 +17,7 @@ from engine.study.known import find, known
 from engine.study.overview import overview
 from engine.study.spec import StudySpec, dump_study, load_study
 from engine.study.start import Study, start, study
-from workbench.launch import where
+from workbench.launch import from_findings, where
 from workbench.launch.starting import about, title
 from workbench.shared import actions, queries, ui
 
@@ -46,8 +46,9 @@ def _choose() -> Study | None:
     begun = [f"begun here: {name}" for name in known(queries.home())]
     titles = {name: title(path) for name, path in shipped.items()}
     files = "  \n".join(f"{ui.text(words)}: `{name}`" for name, words in titles.items())
-    labels = {**titles, _OTHER: _OTHER.capitalize()}
-    name = ui.choose_one("Study", [*shipped, *begun, _OTHER], labels, "study", help=files)
+    asked = [name for name in st.query_params.get_all("study") if from_findings.is_claim(name)]
+    labels = {**titles, _OTHER: _OTHER.capitalize(), **{name: from_findings.title(name) for name in asked}}
+    name = ui.choose_one("Study", [*shipped, *begun, *asked, _OTHER], labels, "study", help=files)
     if name == _OTHER:
         if linked := st.query_params.get("study_path"):  # a file may hold rights: a link does not choose it
             st.warning(
@@ -69,6 +70,10 @@ def _spec(name: str, shipped: dict[str, Path]) -> StudySpec:
     if name in shipped:
         st.caption(ui.text(about(shipped[name])))
         return load_study(shipped[name])
+    if from_findings.is_claim(name):
+        decides = from_findings.found(name)
+        st.caption(ui.text(f"{decides.why[:1].upper()}{decides.why[1:]}."))
+        return from_findings.spec(decides)
     return find(queries.home(), name.removeprefix("begun here: ").strip())
 
 

@@ -149,7 +149,7 @@ def test_what_a_command_found_fits_80_columns(
     for text in (summary, draftbench("compare", "latest", "latest").out, draftbench("runs").out):
         assert max(len(line.rstrip()) for line in text.splitlines()) <= 80, text
     row = next(line for line in summary.splitlines() if line.startswith("exact"))
-    assert row.count("[") == 3, "before, trained and change stand in one line"
+    assert row.count("(n = 5)") == 3, "before, trained and change stand in one line, of too few prompts for intervals"
     assert "speed-up" in summary
     assert "Transformers' plain generate" in summary
     assert "certificate: passed" in summary

@@ -22,6 +22,7 @@ from engine.export import huggingface
 from engine.export.model_card import model_card, public_name
 from engine.measure.definitions import RATES
 from engine.models.load import load_model
+from engine.numbers import LEAST_PROMPTS
 from engine.paths import home
 from engine.records.provenance import Provenance
 from engine.records.summary import Summary
@@ -163,7 +164,7 @@ def test_the_model_card_holds_every_measured_number(run: RunFolder, tmp_path: Pa
     assert len(trained) == 2 * len(RATES)  # at two temperatures
     for m in trained:
         old = before.get((m["temperature"], m["metric"]))
-        interval = f"{m['low']:.3f} to {m['high']:.3f}"
+        interval = "-" if m["n_prompts"] < LEAST_PROMPTS else f"{m['low']:.3f} to {m['high']:.3f}"
         first = f"{old['value']:.3f}" if old else ""
         row = (f"{m['temperature']:g}", m["metric"], first, f"{m['value']:.3f}", interval)
         assert (*row, str(m["n_prompts"]), str(m["n_tokens"])) in rows

@@ -11,6 +11,7 @@ import yaml
 from engine.findings.claims import MODE, SUPERVISION
 from engine.findings.evaluate import evaluate
 from engine.findings.missing import missing_runs, missing_study, near_misses
+from engine.paths import Home
 from tests.unit.findings.made_up_runs import Store, pair, row, selected, streams_and_epochs
 
 
@@ -100,7 +101,11 @@ def test_a_mode_that_nobody_ran_is_asked_for_with_both_matched_efforts():
 
 
 def test_every_study_that_is_wanted_is_one_that_can_be_read(tmp_path: Path):
+    from engine.study.cells import expand
     from engine.study.spec import load_study
+
+    for name in ("train.jsonl", "heldout.jsonl"):
+        (tmp_path / name).touch()
 
     store = Store()
     streams_and_epochs(store)
@@ -115,7 +120,10 @@ def test_every_study_that_is_wanted_is_one_that_can_be_read(tmp_path: Path):
         made = missing_study(finding, runs, folder)
         if made is not None:
             (tmp_path / made.file_name).write_text(made.text, encoding="utf-8")
-            assert load_study(tmp_path / made.file_name).name == made.name
+            spec = load_study(tmp_path / made.file_name)
+            assert spec.name == made.name
+            if "YOUR_" not in made.text:
+                assert expand(spec.model_copy(update={"folder": str(tmp_path)}), Home(tmp_path)).cells
             read += 1
     assert read >= 5
 

@@ -98,7 +98,7 @@ def test_the_band_is_drawn_and_said_where_a_recipe_has_seeds():
     mean = curves.over_seeds(pd.concat([points("a"), points("b")]), pd.Series({"a": "one", "b": "one"}))
     figure = curves.draw(mean, runs, {"a": "one"}, None, axis="steps", weight=0.5, log=(False, False), tone="light")
     assert [trace.fill for trace in figure.data] == ["toself", None, "toself", None]
-    assert "1 recipes: mean over 2 seeds, band from the least to the most" in figure.layout.title.subtitle.text
+    assert "1 recipe: mean over 2 seeds, band from the least to the most" in figure.layout.title.subtitle.text
     assert "10 watched prompts" in figure.layout.annotations[1].text
 
 
