@@ -15,7 +15,7 @@ def expected_seconds(session: Session) -> dict[str, float]:
     home, recipe, progress = session.home, session.recipe, session.progress
     plan = plan_run(home.captures, recipe, session.target, session.prompts)
     known = estimate(home, recipe, plan)
-    if known.seconds_unknown == NEVER_RUN:
+    if known.seconds_unknown == NEVER_RUN and recipe.trains:  # the trial learns too: a measurement is not worth that
         progress.note(f"{NEVER_RUN.partition(': ')[2]}: trying target and draft for {SECONDS:.0f} seconds")
         try:
             probe(home, recipe, session.target)

@@ -59,7 +59,7 @@ def test_prompts_are_listed_by_number_first_words_and_id(page: OpenPage, finishe
     run = run_folders(Home(finished_home))[0]
     path = run.path / "measure" / "prompts.parquet"
     table = pd.read_parquet(path)
-    temperature, prompt = traced_prompts(run)[0]
+    _, prompt = traced_prompts(run)[0]
     table.loc[table.prompt_id == prompt, "text"] = "Why is\n the sky\u202e blue? " * 20
     table.to_parquet(path)
     box = next(box for box in page("replay", run=run.id).selectbox if box.label == "Prompt")
