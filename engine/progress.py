@@ -21,11 +21,18 @@ _PART_OF = {"capture": 0, "join": 0, "train": 1, "measure": 2, TIMING: 2, "certi
 class Clock:
     """How long a run will still take: the present part by its pace, those that follow by what they were expected to.
 
-    `expected`: seconds of `PARTS`, those that are done left out or 0.
+    `expected`: seconds of `PARTS`, those that are done left out or 0. `why`: why others are not known.
     """
 
-    def __init__(self, expected: Mapping[str, float]) -> None:
-        self._expected, self._part, self._began = expected, -1, 0.0
+    def __init__(self, expected: Mapping[str, float], why: str = "") -> None:
+        self._expected, self._why, self._part, self._began = expected, why, -1, 0.0
+
+    def unknown(self) -> str:
+        """Why seconds are not known."""
+        missing = [part for part in PARTS[max(0, self._part) :] if part not in self._expected]
+        if missing and self._why:
+            return self._why
+        return f"no earlier run here says how long the {' and the '.join(missing)} takes" if missing else ""
 
     def left(self, phase: str, share: float, of_phase: float | None) -> float | None:
         """Seconds left for the whole run; None where they are not known.
@@ -70,10 +77,10 @@ class Progress:
         self._before = 0  # units that were done when the phase began
         self._clock: Clock | None = None
 
-    def expect(self, seconds: Mapping[str, float]) -> None:
+    def expect(self, seconds: Mapping[str, float], why: str = "") -> None:
         """Say what the parts of the run, as `PARTS` names them, are expected to take: then each report says what is
-        left of the whole run."""
-        self._clock = Clock(seconds)
+        left of the whole run, or why that is not known."""
+        self._clock = Clock(seconds, why)
 
     def start(self, phase: str, total: int, unit: str, done: int = 0) -> None:
         """Begin a phase of `total` units, of which `done` were finished before."""
@@ -136,6 +143,13 @@ class Progress:
         pace = seconds / units * (self._total - self._done) if units > 0 else None
         return self._clock.left(self._phase, self._done / self._total if self._total else 0.0, pace)
 
+    def _of_run(self) -> dict[str, Any]:
+        """What is left of the whole run, or why that is not known."""
+        if (left := self._left()) is not None:
+            return {"left_s": left}
+        why = self._clock.unknown() if self._clock is not None else ""
+        return {"left_unknown": why} if why else {}
+
     def _report(self, numbers: dict[str, Any]) -> None:
         if self._listen is not None:
             seconds = time.monotonic() - self._began
@@ -146,7 +160,7 @@ class Progress:
                     "total": self._total,
                     "unit": self._unit,
                     "phase_s": seconds,
-                    **({} if (left := self._left()) is None else {"left_s": left}),
+                    **self._of_run(),
                     **numbers,
                 }
             )

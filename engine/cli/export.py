@@ -80,9 +80,12 @@ def export(
       draftbench export latest --lora apart --out my-adapter
     """
     from engine.cli.text import runs
+    from engine.export.folder import remove_half
     from engine.export.for_server import Wishes, plan
     from engine.export.of_run import export_run
+    from engine.progress import Progress
     from engine.runs.folder import RunFolder
+    from engine.stopping import stop_on_signals
 
     wishes = None
     if server is not None:
@@ -99,22 +102,27 @@ def export(
         return
     assert out is not None
     place = out.expanduser().absolute()
-    if lora == "apart":
-        from engine.export.apart import export_apart
+    with stop_on_signals(remove_half) as stop:
+        progress = Progress(stop_wanted=stop)
+        if lora == "apart":
+            from engine.export.apart import export_apart
 
-        base = None if shared is None else shared.expanduser().absolute()
-        report = export_apart(home(), folder, place, shared=base, overwrite=overwrite, check=check)
-    else:
-        report = export_run(
-            home(),
-            folder,
-            place,
-            overwrite=overwrite,
-            check=check,
-            format_name=format_name or DEFAULT_FORMAT,
-            precision=gguf if wishes is None else None,
-            wishes=wishes,
-        )
+            base = None if shared is None else shared.expanduser().absolute()
+            report = export_apart(
+                home(), folder, place, shared=base, overwrite=overwrite, check=check, progress=progress
+            )
+        else:
+            report = export_run(
+                home(),
+                folder,
+                place,
+                overwrite=overwrite,
+                check=check,
+                format_name=format_name or DEFAULT_FORMAT,
+                precision=gguf if wishes is None else None,
+                wishes=wishes,
+                progress=progress,
+            )
     console.print_json(report) if as_json else runs.exported(report)
     if not report["ok"]:
         raise typer.Exit(1)

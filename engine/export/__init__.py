@@ -12,6 +12,7 @@ preflight         would the server take the pair?
 server_rules      the rules of each server
 start_command     the command that starts each server
 apart             a draft that is an adapter, apart from the shared draft
+steps             the steps, as whoever waits reads them
 folder            the folder appears complete or not at all, and replaces only an earlier export
 check             does the exported folder measure like the run's draft?
 check_text        the text that this is measured on

@@ -20,6 +20,7 @@ from engine.export.check_text import CheckText, fewer, text_at_hand
 from engine.export.folder import CARD, refuse_taken, write_folder
 from engine.export.model_card import model_card
 from engine.export.of_run import check_export
+from engine.export.steps import LOAD, WRITE, begin
 from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.measure.acceptance import draft_states
 from engine.models.adapter import merge_adapter
@@ -44,7 +45,14 @@ _STATES = 4096  # hidden states of each of the two models that a row for the ids
 
 
 def export_apart(
-    home: Home, run: RunFolder, out: Path, *, shared: Path | None, overwrite: bool, check: bool
+    home: Home,
+    run: RunFolder,
+    out: Path,
+    *,
+    shared: Path | None,
+    overwrite: bool,
+    check: bool,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the adapter of a run's best draft to `out`, and its shared draft to `shared` unless it is there already.
 
@@ -58,12 +66,15 @@ def export_apart(
     there = _is_export_of(base, info)
     if not there:
         refuse_taken(base, overwrite=False)
-    progress, target = Progress(), load_target(recipe)
+    progress = progress or Progress()
+    begin(progress, LOAD, check=check)
+    target = load_target(recipe)
     kept = shared_folder(best, info)
     plain, merged = (load_draft(folder, target, dtype=torch.float32) for folder in (kept, best))
     weights = {name: tensor for name, tensor in load_file(best / WEIGHTS).items() if name != DRAFT_IDS}
     _refuse_unfit(run, plain, merged, weights)
     text = text_at_hand(home, run, recipe, target)
+    begin(progress, WRITE, check=check)
     gamma = recipe.measure.num_draft_tokens
     if not there:
         model = plain.model

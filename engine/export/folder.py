@@ -9,9 +9,12 @@ from pathlib import Path
 
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
+from engine.stopping import keeping
 
 CARD = "README.md"
 _TAG = "draftbench"  # in the model card's front matter: what is replaced must be an earlier export
+
+_at_work: list[Path] = []  # temporary folders of this process
 
 
 def write_folder(folder: Path, card: str, write: Callable[[Path], None], *, overwrite: bool = False) -> None:
@@ -22,6 +25,7 @@ def write_folder(folder: Path, card: str, write: Callable[[Path], None], *, over
     refuse_taken(folder, overwrite)
     with disk_errors(folder):
         temporary = _beside(folder)
+        _at_work.append(temporary)
         try:
             new = temporary / "new"
             new.mkdir()
@@ -30,11 +34,19 @@ def write_folder(folder: Path, card: str, write: Callable[[Path], None], *, over
             for file in new.rglob("*"):  # safetensors writes for the owner alone; a server often is another user
                 runs = file.is_dir() or file.suffix == ".sh"
                 file.chmod(0o755 if runs else 0o644)
-            if folder.exists():
-                folder.rename(temporary / "old")
-            new.rename(folder)
+            with keeping():
+                if folder.exists():
+                    folder.rename(temporary / "old")
+                new.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            _at_work.remove(temporary)
+
+
+def remove_half() -> None:
+    """Remove what is half written, where the process is ended in the middle of it."""
+    for temporary in _at_work:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _beside(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from engine.export.check_text import CheckText, fewer, text_at_hand
 from engine.export.folder import refuse_taken, write_folder
 from engine.export.for_server import Wishes, check_plan, plan, use_section, write_beside
 from engine.export.model_card import gguf_use, model_card
+from engine.export.steps import GREEDY, LOAD, RATES, TEXT, WRITE, begin
 from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.measure.acceptance import draft_states
 from engine.models.draft import Draft, load_draft
@@ -41,6 +42,7 @@ def export_run(
     format_name: str = DEFAULT_FORMAT,
     precision: str | None = None,
     wishes: Wishes | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the best draft of a measured run to `out`; with `check`, measure what was written.
 
@@ -58,7 +60,8 @@ def export_run(
     rounding = chosen_precision(format_name, precision)
     refuse_taken(out, overwrite)  # before the minutes that loading may take
     summary, recipe, best = run.summary(), run.recipe(), best_draft(run)
-    progress = Progress()
+    progress = progress or Progress()
+    begin(progress, LOAD, check=check)
     target = load_target(recipe)
     draft = load_draft(best, target)
     trimmed = Head.of(draft.model).ids is not None
@@ -71,6 +74,7 @@ def export_run(
         )
     if trimmed and text is not None:
         draft = _with_all_ids(draft, text, home, target, progress)
+    begin(progress, WRITE, check=check)
     provenance, note = Provenance.read(run.path) or Provenance(), remark_on_model(target.model)
     use = gguf_use(rounding) if rounding is not None else None
     if made is not None:
@@ -134,14 +138,17 @@ def check_export(
     `draft`: the run's draft in another precision than the target's.
     """
     settings = text.recipe.measure
+    begin(progress, TEXT, check=True)
     captures = {
         t: capture(f"text for the check T={t:g}", plan, target, text.recipe.capture, progress)
         for t, plan in text.plans(home, target).items()
     }
     names = [prompt.id for prompt in text.prompts.measured]
     ours = load_draft(best_draft(run), target) if draft is None else draft
+    begin(progress, RATES, check=True)
     checked = paired_acceptance(load, out, ours, target, captures, names, settings, allowed)
     measured = {metric.temperature: metric.value for metric in run.summary().of("trained", "exact")}
+    begin(progress, GREEDY, check=True)
     same = same_greedy_text(
         load,
         out,

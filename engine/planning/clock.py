@@ -15,8 +15,8 @@ def expected_seconds(session: Session) -> dict[str, float]:
     home, recipe, progress = session.home, session.recipe, session.progress
     plan = plan_run(home.captures, recipe, session.target, session.prompts)
     known = estimate(home, recipe, plan)
-    if known.seconds_unknown == NEVER_RUN:
-        progress.note(f"no earlier run of this target here: trying target and draft for {SECONDS:.0f} seconds")
+    if known.seconds_unknown == NEVER_RUN and recipe.trains:  # the trial learns too: a measurement is not worth that
+        progress.note(f"{NEVER_RUN.partition(': ')[2]}: trying target and draft for {SECONDS:.0f} seconds")
         try:
             probe(home, recipe, session.target)
         except Exception as error:  # no estimate is worth a run; what is wrong with it, the run itself will say

@@ -34,7 +34,7 @@ from engine.runs.plan import RunPlan, plan_run, split_prompts
 from engine.served.capture import is_served
 
 SERVED = "answers of the server"  # a part of the time
-NEVER_RUN = "not known yet: no earlier run of this target here"
+NEVER_RUN = "not known yet: no earlier run has trained a draft for this target here"
 _FLOAT32 = 4  # bytes
 _PASSING = "checkpoints"  # the part of the disk that is free again after the training
 _LOGIT_TENSORS = 8  # tensors of one chunk's size that a divergence and its gradient hold at once

@@ -40,6 +40,8 @@ class PhaseProgress(Part):
     """Tokens so far: written by the target in a capture, learnt from in training."""
     left_s: Real = math.nan
     """Seconds that the whole run will still take, not this phase alone."""
+    left_unknown: Text = ""
+    """Why that is not known."""
     tokens_per_s: Real = math.nan
     """Tokens written by the target in a capture, positions trained on in training."""
 

@@ -34,6 +34,8 @@ from engine.runs.step_times import check_can_be_timed, time_steps
 from engine.runs.training import train
 from engine.stopping import stop_on_signals
 
+_NOT_ESTIMATED = "runs on Ray and Slurm are not estimated beforehand"
+
 
 def capture_only(
     home: Home,
@@ -75,13 +77,14 @@ def execute(
     quiet: bool = False,
     until: str = "measure",
     processes: Processes = ALONE,
-    expect: Callable[[Session], dict[str, float]] = lambda session: {},
+    expect: Callable[[Session], dict[str, float]] | None = None,
 ) -> Summary | None:
     """Work on a run to its end, or through the phase `until` ('train'); returns the summary, None after training.
 
     A phase whose result is there is skipped. Whatever happens is written into the run's status: done, cancelled (exit
     by Ctrl-C or SIGTERM, resumable) or failed with the reason. Of several `processes`, this is the first one, and the
-    others call `follow`. `expect`: what its parts will take, see `Progress.expect`.
+    others call `follow`. `expect`: what its parts will take, see `Progress.expect`; None on a cluster,
+    which stands below what estimates.
     """
     recipe = run.recipe()
     trains = recipe.trains
@@ -99,11 +102,14 @@ def execute(
             drop_checkpoints(run.path)  # of a training that was killed before it had
         processes.from_first(lambda: "" if trained else run.id)
         if recipe.times_server and not measured:
+            progress.expect({"capture": 0.0, "training": 0.0}, "it takes as long as the server takes to answer")
             return measure_served_alone(run, recipe, progress)
         if not (trained and measured):
             session = _session(home, run, progress, ALONE if trained else processes)
-            done = {"capture": 0.0, "training": 0.0} if trained else {}
-            progress.expect((expect(session) if trains else {}) | done | ({"measurement": 0.0} if measured else {}))
+            done = ({"capture": 0.0} if trains else {}) | {"training": 0.0} if trained else {}
+            known = expect(session) if expect is not None else {}
+            done |= {"measurement": 0.0} if measured else {}
+            progress.expect(known | done, "" if expect is not None else _NOT_ESTIMATED)
             if not trained:
                 train(session)
             if not measured:

@@ -41,6 +41,15 @@ def traced_prompts(run: RunFolder) -> list[tuple[float, str]]:
     return [(float(t), str(p)) for t, p in table.drop_duplicates().itertuples(index=False)]
 
 
+def prompt_texts(run: RunFolder) -> dict[str, str]:
+    """The user's question by prompt id; those of a measurement by an earlier version are left out."""
+    try:
+        table = _table(run, "prompts", columns=["prompt_id", "text"]).dropna().drop_duplicates("prompt_id")
+    except DraftbenchError:
+        return {}
+    return {str(prompt): str(text) for prompt, text in zip(table.prompt_id, table.text, strict=True)}
+
+
 def trace_of_run(run: RunFolder, temperature: float, prompt_id: str) -> Trace:
     """The trace of one held-out prompt from the run's measurement; only that prompt's rows are read."""
     here = [

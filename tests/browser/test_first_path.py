@@ -110,7 +110,7 @@ def test_from_an_empty_home_to_a_served_folder(bare_server: harness.Server, home
         while queue.at_work(Home(home)) is not None:  # the run says that it is done a moment before its process ends
             assert time.monotonic() < deadline
             page.wait_for_timeout(500)
-        page.get_by_role("button", name="Export", exact=True).click()
+        page.get_by_role("button", name="Export for vLLM").click()
         expect(page.get_by_text(re.compile("Written to"))).to_be_visible(timeout=5 * MINUTE)
         pressed = harness.clicks(page)
         assert visitor.errors == []

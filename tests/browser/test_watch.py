@@ -73,3 +73,31 @@ def test_pages_follow_a_run_rest_while_one_times_and_tell_of_its_end(server: har
         page.wait_for_function("window.notices.length > 0", timeout=MINUTE)
         assert page.evaluate("window.notices") == ["Biology, forward KL: done"]
         assert browser.errors == []
+
+
+# Each reply comes late, so that a page can be left while it is under way.
+SLOW_REPLIES = """
+const ask = window.fetch;
+window.fetch = async (url, options) => {
+  const reply = await ask(url, options);
+  if (String(url).includes("/watch")) await new Promise((done) => setTimeout(done, 3000));
+  return reply;
+};
+"""
+
+
+def test_a_page_that_was_left_while_it_asked_asks_no_more(server: harness.Server, home: Path):
+    at_work(RunFolder(Home(home).run(SAMPLES[0])), "train", 10)
+    with harness.browser() as browser:
+        browser.context.add_init_script(SLOW_REPLIES)
+        page = browser.page()
+        page.goto(server.url + link("run", run=SAMPLES[0]))
+        harness.settle(page)
+        with page.expect_request("**/watch?**", timeout=MINUTE):
+            pass
+        page.get_by_role("link", name="Learn").click()
+        page.wait_for_timeout(4000)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_timeout(9000)
+        assert [url for url in asked if "/watch" in url] == []

@@ -278,7 +278,7 @@ def test_the_estimate_names_the_run_it_comes_from(page: OpenPage, finished_home:
 def test_without_an_earlier_run_no_time_is_invented(page: OpenPage, tiny: None):
     shown = page("launch")
     assert next(m.value for m in shown.metric if m.label.startswith("Time")) == "not known"
-    assert any("no earlier run of this target here" in caption.value for caption in shown.caption)
+    assert any("no earlier run has trained a draft for this target here" in caption.value for caption in shown.caption)
 
 
 def test_a_trial_of_five_seconds_gives_the_first_time(page: OpenPage, tiny: None):

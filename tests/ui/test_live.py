@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -503,6 +505,16 @@ def test_a_speedup_compares_the_same_number_of_tokens():
     live_ = Live(Ask(asked("x"), ("a",)), [side], plain)
     assert live_.speedup(side) == (pytest.approx(5 * 0.6 / 2.0), 5)  # the third round would pass what plain has
     assert Live(Ask(asked("x"), ("a",)), [side], Side("plain")).speedup(side) is None
+
+
+def test_transformers_is_imported_whole_before_there_are_visitors():
+    """Imported by two threads at once it lacks its parts for one of them, which was the first Decode after a start."""
+    code = (
+        "import sys; from workbench.live import gradio_app; before = 'transformers' in sys.modules; "
+        "gradio_app.mounted(); print(before, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_the_command_serves_the_live_view_alone_and_warns_when_others_can_reach_it():

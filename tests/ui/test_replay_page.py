@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -51,6 +53,24 @@ def test_no_saved_trace_leads_to_the_live_view(page: OpenPage):
     shown.segmented_control[0].set_value("Saved from the live view").run()
     assert not shown.exception
     assert [button.label for button in shown.button] == ["Open Live"]
+
+
+def test_prompts_are_listed_by_number_first_words_and_id(page: OpenPage, finished_home: Path):
+    run = run_folders(Home(finished_home))[0]
+    path = run.path / "measure" / "prompts.parquet"
+    table = pd.read_parquet(path)
+    _, prompt = traced_prompts(run)[0]
+    table.loc[table.prompt_id == prompt, "text"] = "Why is\n the sky\u202e blue? " * 20
+    table.to_parquet(path)
+    box = next(box for box in page("replay", run=run.id).selectbox if box.label == "Prompt")
+    assert box.value == prompt
+    assert box.options[0].startswith("1 · Why is the sky")
+    assert box.options[0].endswith(f"… · {prompt}")
+    assert "\u202e" not in box.options[0]
+    table.drop(columns="text").to_parquet(path)  # of an earlier version
+    os.utime(run.summary_path)
+    box = next(box for box in page("replay", run=run.id).selectbox if box.label == "Prompt")
+    assert box.options[0] == f"1 · {prompt}"
 
 
 def test_a_deep_link_to_a_run_restores_round_and_token(page: OpenPage, finished_home: Path):

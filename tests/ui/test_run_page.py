@@ -18,8 +18,10 @@ import yaml
 from streamlit.testing.v1 import AppTest
 
 from engine.config.reading import dump_recipe, parse_recipe
+from engine.export.steps import TEXT, WRITE, begin
 from engine.jobs import queue
 from engine.paths import home
+from engine.progress import Progress
 from engine.runs.folder import RunFolder
 from engine.runs.labels import read_labels
 from engine.runs.process import process_identity
@@ -82,7 +84,7 @@ def test_a_measured_run_shows_before_after_interval_and_n(finished_home: Path, p
     assert "Resume" not in buttons(test)
 
 
-@pytest.mark.parametrize("view", ["Curves", "Log", "Configuration", "Origin", "Files", "Export", "Serve", "Labels"])
+@pytest.mark.parametrize("view", ["Curves", "Log", "Configuration", "Origin", "Files", "Serve", "Labels"])
 def test_every_part_draws_for_a_finished_run(finished_home: Path, page: OpenPage, view: str):
     assert not page("run", run=finished_id(finished_home), view=view).error
 
@@ -313,26 +315,13 @@ def test_the_log_is_searched_and_its_markup_is_text(finished_home: Path, page: O
     assert "1 of 1 matching lines" in words(test)
 
 
-def test_an_export_is_started_in_the_folder_named_and_watched(
-    finished_home: Path, page: OpenPage, monkeypatch: pytest.MonkeyPatch
-):
-    started: list[list[str]] = []
-
-    class Process:
-        pid = os.getpid()
-
-        def wait(self) -> None: ...
-
-    monkeypatch.setattr(
-        export_job, "start_detached", lambda home, command, report, output: started.append(command) or Process()
-    )
-    run_id = finished_id(finished_home)
-    test = page("run", run=run_id, view="Export")
-    assert test.text_input(key=f"export-out-{run_id}").value == str(finished_home / "exports" / run_id)
-    press(test, "Export")
-    assert started[0][-4:] == [run_id, "--out", str(finished_home / "exports" / run_id), "--json"]
-    assert any("You can close this page" in info.value for info in test.info)
-    assert "Export" not in buttons(test)  # while it is under way
+def in_export(folder: Path, output: str, report: str = "", **changes: object) -> RunFolder:
+    """An export of the run's, by default one that has ended."""
+    begun = {"out": "/somewhere", "started_at": "2026-01-01T00:00:00+00:00", **process_identity(), "pid_started": 1.0}
+    (folder / export_job.Started.FILE).write_text(json.dumps({**begun, "server": "vllm", **changes}))
+    (folder / export_job.OUTPUT).write_text(output)
+    (folder / export_job.Report.FILE).write_text(report)
+    return RunFolder(folder)
 
 
 @pytest.mark.parametrize(
@@ -341,11 +330,62 @@ def test_an_export_is_started_in_the_folder_named_and_watched(
 )
 def test_the_outcome_of_an_export_is_reported(finished_home: Path, page: OpenPage, report: str, said: str):
     run_id = finished_id(finished_home)
+    in_export(finished_home / "runs" / run_id, "", report)
+    shown = words(page("run", run=run_id, view="Serve"))
+    assert said in shown
+    assert "for vLLM" in shown
+
+
+@pytest.mark.parametrize(("step", "left"), [(WRITE, "Nothing was written"), (TEXT, "complete, but was not measured")])
+def test_a_stopped_export_says_what_it_left(finished_home: Path, page: OpenPage, step: str, left: str):
+    run_id = finished_id(finished_home)
+    printed: list[str] = []
+    begin(Progress(quiet=True, log=printed.append), step, check=True)
+    in_export(finished_home / "runs" / run_id, "\n".join(printed), stop_asked_at="2026-01-01T00:00:09+00:00")
+    assert left in words(page("run", run=run_id, view="Serve"))
+
+
+def test_an_export_at_work_shows_its_step_and_is_stopped_from_the_page(finished_home: Path, page: OpenPage):
+    run_id = finished_id(finished_home)
+    work = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    try:
+        run = in_export(
+            finished_home / "runs" / run_id,
+            "step 2 of 5: writing the folder\nstep 9 of 5: nonsense\n",
+            pid=work.pid,
+            pid_started=psutil.Process(work.pid).create_time(),
+        )
+        test = page("run", run=run_id, view="Serve")
+        assert "Step 2 of 5: writing the folder" in test.get("progress")[0].proto.text.replace("\\", "")
+        assert not [label for label in buttons(test) if label.startswith("Export for")]
+        press(test, "Stop the export")
+        assert work.wait(5) == -signal.SIGTERM
+        assert export_job.read(run).state == "stopped"
+    finally:
+        work.kill()
+        work.wait()
+
+
+def test_the_section_export_of_an_old_link_is_serve(finished_home: Path, page: OpenPage):
+    test = page("run", run=finished_id(finished_home), view="Export")
+    assert test.segmented_control(key="view").value == "Serve"
+    assert "cannot show everything that the URL asks for" not in words(test)
+
+
+def test_there_is_one_start_command_that_of_the_export_once_it_is_written(finished_home: Path, page: OpenPage):
+    run_id = finished_id(finished_home)
     folder = finished_home / "runs" / run_id
-    begun = {"out": "/somewhere", "started_at": "2026-01-01T00:00:00+00:00", **process_identity(), "pid_started": 1.0}
-    (folder / export_job.Started.FILE).write_text(json.dumps(begun))
-    (folder / export_job.Report.FILE).write_text(report)
-    assert said in words(page("run", run=run_id, view="Export"))
+    place = preflight_job.place(RunFolder(folder), "vllm")
+    place.mkdir(parents=True)
+    preflight_job.Started(pid=os.getpid(), pid_started=1.0).write(place)
+    (place / preflight_job.Report.FILE).write_text(json.dumps({"server": "vllm", "command": "vllm serve IMAGINED"}))
+    test = page("run", run=run_id, view="Serve")
+    assert [block.value for block in test.code if "vllm serve" in block.value] == ["vllm serve IMAGINED"]
+    assert "still to be written" in words(test)
+    in_export(folder, "", json.dumps({"ok": True, "served": {"command": "vllm serve /somewhere"}}))
+    test = page("run", run=run_id, view="Serve")
+    assert [block.value for block in test.code if "vllm serve" in block.value] == ["vllm serve /somewhere"]
+    assert "still to be written" not in words(test)
 
 
 def with_train(folder: Path, **train: object) -> None:
@@ -480,7 +520,9 @@ def test_an_export_for_a_server_is_started_with_what_was_chosen(
     out = str(finished_home / "exports" / f"{run_id}-llama.cpp")
     more = ["--for", "llama.cpp", "--target", "merged", "--gguf", "q8_0"]
     assert started[0][-10:] == [run_id, "--out", out, "--json", *more]
-    assert any("You can close this page" in info.value for info in test.info)
+    assert "It goes on when you close this page" in words(test)
+    assert not [label for label in buttons(test) if label.startswith("Export for")]  # while it is under way
+    assert [box.value.split()[0] for box in test.success] == ["Writing"]
 
 
 def test_the_pair_is_checked_in_a_process_of_its_own_and_the_answer_is_shown(finished_home: Path, page: OpenPage):

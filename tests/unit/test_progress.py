@@ -41,6 +41,21 @@ def test_what_is_not_known_is_not_guessed():
     assert Clock(EXPECTED).left("probe", 0.5, 10.0) is None
 
 
+def test_why_it_is_not_known_is_reported_in_its_place():
+    heard: list[dict[str, Any]] = []
+    work = Progress(quiet=True, listen=heard.append)
+    work.expect({"capture": 1.0})
+    work.start("train", 10, "steps")
+    assert heard[-1]["left_unknown"] == "no earlier run here says how long the training and the measurement takes"
+    assert "left_s" not in heard[-1]
+    work.expect({}, "runs there are not estimated")
+    work.advance()
+    assert heard[-1]["left_unknown"] == "runs there are not estimated"
+    work.expect(EXPECTED)
+    work.advance()
+    assert "left_unknown" not in heard[-1]
+
+
 def test_progress_reports_it_beside_the_phase(at: list[float]):
     heard: list[dict[str, Any]] = []
     work = Progress(quiet=True, listen=heard.append)

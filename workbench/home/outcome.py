@@ -74,7 +74,7 @@ def show(run: RunFolder, heading: str) -> None:
         with st.container(horizontal=True, gap="medium"):
             ui.goto("run", "Open the run", icon=":material/monitoring:", run=run.id)
             if is_done(run) and trains(run):
-                ui.goto("run", "Export and serve it", icon=":material/upload:", run=run.id, view="Export")
+                ui.goto("run", "Export and serve it", icon=":material/upload:", run=run.id, view="Serve")
 
 
 @st.fragment

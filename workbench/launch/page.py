@@ -21,7 +21,7 @@ from engine.served.keys import allow, not_allowed, server_of
 from engine.untrusted.visible import visible
 from workbench.launch import cost_view, from_address, parts, starting, steps_view, studies_view, sweep_view, where
 from workbench.launch.form import Form
-from workbench.shared import pickers, queries, ui
+from workbench.shared import pickers, queries, theme, ui
 from workbench.shared.pages import listed
 
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ STATES = {
     "warning": (":material/warning:", "orange", "look"),
     "failed": (":material/error:", "red", "fix"),
 }
+# On a narrow screen the button would stand below the whole form: there its bar stays at the window's lower edge.
+_BAR_CSS = """<style>
+@media (max-width:640px){{
+.st-key-launch-bar{{position:fixed;left:0;right:0;bottom:0;z-index:90;padding:.5rem 1rem;
+background:{background};border-top:1px solid {line}}}
+}}
+</style>"""
 
 
 def choose_start() -> starting.Start:
@@ -215,7 +222,9 @@ def launch(recipes: Sequence[Recipe], place: str | None) -> None:
 
     token = st.session_state.setdefault("launch:token", uuid.uuid4().hex)
     label = "Add to queue" if len(recipes) == 1 else f"Add {len(recipes)} runs to queue"
-    with st.container(horizontal=True):
+    tone = theme.TONES[theme.mode()]
+    st.html(_BAR_CSS.format(background=tone.background, line=tone.grid))
+    with st.container(horizontal=True, key="launch-bar"):
         pressed = st.button(
             label, type="primary", key=f"submit-{token}", icon=":material/playlist_add:", disabled=place is None
         )

@@ -26,6 +26,16 @@ tau
 Tokens that come out for each pass of the target, the target's own one included. Others call it acceptance
 length or block efficiency. At least 1.
 
+certificate
+The tests that every measurement makes of the claim that the output is the target's own. They pass or fail; a draft
+whose certificate has not passed is not ranked, and never called *serve it*.
+
+serve it, no gain, not decided yet
+The verdict on a draft. **Serve it**: with it decoding was faster on the clock than plain decoding by the same engine
+and than Transformers' `generate`, with the whole interval of the ratio above 1, on the same prompts in the same dtype.
+**No gain**: it was slower than one of them, with the whole interval. **Not decided yet**: an interval holds 1, or
+something was not timed. Beside the verdict stands what would change it.
+
 slice
 A part of the text that is looked at by itself: one kind of token, one prompt group, one stretch of the answer, or where
 the target itself is unsure. What holds most of the refusals is where training can gain most: Compare, tab Slices.

@@ -1,6 +1,7 @@
 """The live view.
 
 page             the page, which frames the Gradio app
+frame.js         the frame of the page: what loads it again
 gradio_app       the Gradio app, mounted or served alone
 form             its form and buttons
 turns_editor     the editor of a conversation's turns

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -55,6 +56,9 @@ html.framed .main.app{padding:0 0 .5rem!important}
 
 def mounted(*, replay: bool = True) -> FastAPI:
     """The live view as an application to mount under `PATH`; `replay`: it is served together with the workbench."""
+    # Before the server has threads: the package replaces itself while it is imported, and a second thread that asks for
+    # a part of it meanwhile, as the first Decode may, is refused.
+    importlib.import_module("transformers")
     app: FastAPI = gr.mount_gradio_app(
         FastAPI(),
         form.build(replay=replay),

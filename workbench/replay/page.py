@@ -6,6 +6,7 @@ The view is in the URL: `?run=RUN&temperature=T&prompt=ID` or `?trace=ID`, with 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import streamlit as st
 
@@ -13,9 +14,10 @@ from engine.decode.events import Fate, Round, Token
 from engine.errors import DraftbenchError, did_you_mean
 from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder
-from engine.traces.measured import no_traces, trace_of_run, traced_prompts
+from engine.traces.measured import no_traces, prompt_texts, trace_of_run, traced_prompts
 from engine.traces.saved import list_traces, load_trace
 from engine.traces.trace import Trace
+from engine.untrusted.visible import visible as harmless
 from workbench.replay import figures
 from workbench.replay.judgement import (
     Judgement,
@@ -27,7 +29,7 @@ from workbench.replay.judgement import (
     rejected,
     visible,
 )
-from workbench.shared import pickers, queries, theme, tokens, ui, url_warnings
+from workbench.shared import chart_parts, pickers, queries, theme, tokens, ui, url_warnings
 from workbench.shared.pages import link
 
 MEASURED, SAVED = "A run's measurement", "Saved from the live view"
@@ -155,9 +157,26 @@ def measured_trace() -> Trace | None:
         named = _plain_number(st.query_params.get("temperature", ""))
         temperature = pick("Temperature", "temperature", temperatures, named=named, forget=("prompt",))
     with right:
-        prompt = pick("Prompt", "prompt", [p for t, p in traced if f"{t:g}" == temperature])
+        ids = [p for t, p in traced if f"{t:g}" == temperature]
+        prompt = pick("Prompt", "prompt", ids, names=first_words(str(run.path), run.summary_path.stat().st_mtime, ids))
     keep(run=run_id, temperature=temperature, prompt=prompt)
     return run_trace(str(run.path), run.summary_path.stat().st_mtime, run.id, float(temperature), prompt)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def first_words(path: str, changed: float, ids: list[str]) -> dict[str, str]:
+    """Number, first words and id of a run's prompts: the select box is searched by any of them.
+
+    Cached until the run is measured again (`changed` then differs).
+    """
+    texts = prompt_texts(RunFolder(Path(path)))
+    parts = {one: (str(number), words(texts.get(one, "")), one) for number, one in enumerate(ids, 1)}
+    return {one: " · ".join(part for part in named if part) for one, named in parts.items()}
+
+
+def words(text: str) -> str:
+    """The beginning of a text in one line."""
+    return chart_parts.shortened(harmless(" ".join(text.split())), 70)
 
 
 def _plain_number(text: str) -> str:

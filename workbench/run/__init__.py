@@ -15,7 +15,7 @@ configuration   section Configuration
 origin          section Origin
 files           section Files
 take_away       drafts, log and traces to download
-export          section Export
+export          part of Serve: write the draft, progress, stop
 served          what servers reported of the draft
 export_job      an export in a process of its own
 serve           section Serve: the parts for one server

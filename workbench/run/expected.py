@@ -1,4 +1,4 @@
-"""A part of the Serve section: a server's rate, whether the draft is worth it, gamma by batch size, flags."""
+"""A part of the Serve section: a server's rate, whether the draft is worth it, gamma by batch size; variants."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def expected(run: RunFolder, server: str) -> None:
     except DraftbenchError as error:
         ui.error_box(error)
         return
-    rows = {f"{row.temperature:g},{row.proposals}": row for row in forecast.rows if row.server == server}
+    rows = _rows(forecast, server)
     if rows:
         _one(run, rows[ui.choose_one("At", list(rows), {key: _at(row) for key, row in rows.items()}, "at")], forecast)
     with st.expander("All servers", icon=":material/table_chart:"):
@@ -40,6 +40,38 @@ def expected(run: RunFolder, server: str) -> None:
     for note in (f"Times: {forecast.timed_on}" if forecast.timed_on else "", *forecast.notes):
         if note:
             st.caption(ui.text(note))
+
+
+def _rows(forecast: Expectations, server: str) -> dict[str, Expected]:
+    return {f"{row.temperature:g},{row.proposals}": row for row in forecast.rows if row.server == server}
+
+
+def variants(run: RunFolder, server: str) -> None:
+    """Draw what to change in the start command: for gamma by batch size, and to time the server without the draft."""
+    try:
+        forecast = _forecast(str(run.path), _stamp(run.path))
+    except DraftbenchError:
+        return  # `expected` says why
+    rows = _rows(forecast, server)
+    if not rows:
+        return
+    row = rows[ui.chosen(list(rows), "at")]
+    best = {cell.choice.best for cell in row.cells if cell.context == forecast.schedule_context}
+    usual = row.temperature == 0 or row.proposals == SERVERS[server].proposals[0]
+    if best == {row.gamma} and usual:
+        st.caption(f"The command's gamma, {row.gamma}, is the best at each measured batch size.")
+    elif row.schedule and row.schedule.flags:
+        with st.expander(f"Gamma by batch size, at {_at(row)}", icon=":material/tune:"):
+            st.write("Replaces what the command says of gamma, the draft and proposals:")
+            _passed(row.schedule.flags, dict(row.schedule.files), row.schedule.notes)
+    elif row.schedule:
+        for note in row.schedule.notes:
+            st.caption(ui.text(note))
+    lines = [f"{key}={value}" for key, value in row.synthetic.environment] + [row.synthetic.flags]
+    with st.expander("To time the server before this draft is there, with any of its size", icon=":material/timer:"):
+        if any(lines):
+            st.write("Replaces what the command says of gamma, the draft and proposals:")
+        _passed("\n".join(filter(None, lines)), {}, row.synthetic.notes)
 
 
 def _at(row: Expected) -> str:
@@ -76,7 +108,7 @@ def table(forecast: Expectations) -> pd.DataFrame:
 
 
 def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
-    """The rate, the answer, the chart of gamma by batch size, the schedule and the synthetic flags of one row."""
+    """The rate, the answer, and the chart of gamma by batch size of one row."""
     rate = f"its *{ui.text(row.rate_name)}*" if row.rate_name else "accepted / proposed, which it does not report,"
     st.write(
         f"At gamma {row.gamma} {rate} should be {interval(row.rates.per_proposed)}, and a round should give "
@@ -102,12 +134,6 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
             name=f"{run.id}-predicted-speedups",
             alt="Predicted speed-up over plain decoding against gamma, a line per batch size, with intervals",
         )
-    if row.schedule:
-        st.markdown("**Gamma by batch size**, in the server's form")
-        _passed(row.schedule.flags, dict(row.schedule.files), row.schedule.notes)
-    st.markdown("**To time the server without this draft**, with any draft of its size")
-    lines = [f"{key}={value}" for key, value in row.synthetic.environment] + [row.synthetic.flags]
-    _passed("\n".join(filter(None, lines)), {}, row.synthetic.notes)
 
 
 def _passed(flags: str, more: dict[str, str], notes: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The Export section of a run's page: write the draft as a Hugging Face folder."""
+"""A part of the Serve section: write the draft as the server loads it, with progress, a stop, and the outcome."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
+from engine.catalogue import EXPORTERS, SERVERS
 from engine.errors import DraftbenchError
 from engine.runs.advice import gives_a_draft, has_weights
 from engine.runs.folder import RunFolder
@@ -13,20 +14,50 @@ from workbench.run import export_job
 from workbench.run.stage import duration, since
 from workbench.shared import actions, queries, ui, watch
 
+_TARGETS = {
+    "as the server wants it": "",
+    "not with it": "none",
+    "whole, its adapter merged": "merged",
+    "its adapter apart": "apart",
+}
+_PLACE = "export"  # of the messages
 
-def export(run: RunFolder) -> None:
-    """Draw the export form, or the progress and outcome of the last export."""
-    home = queries.home()
-    st.write("Writes the best draft as a folder that Transformers and vLLM can load, then measures the written draft.")
-    if export_outcome(run):
-        return
-    if not has_weights(run):
+
+def export(run: RunFolder, server: str) -> None:
+    """Draw the form that writes an export for the server and the outcome of the last, or the progress of one."""
+    last = export_job.read(run)
+    if last.state == "running":
+        _exporting(run)
+        stopping = bool(last.started.stop_asked_at)
+        actions.button(
+            "Stop the export",
+            lambda: export_job.stop(run),
+            key=f"export-stop-{run.id}",
+            place=_PLACE,
+            icon=":material/stop_circle:",
+            disabled=stopping,
+            help="It ends within five seconds and leaves no half folder.",
+        )
+    elif not has_weights(run):
         st.info(ui.sentence(f"The draft's weights are not here: {gives_a_draft(run)}."), icon=":material/folder_off:")
-        return
-    key = {name: f"export-{name}-{run.id}" for name in ("out", "overwrite", "check")}
-    with st.form(f"export-{run.id}"):
-        st.text_input("Folder", str(export_job.default_folder(home, run)), key=key["out"])
+    else:
+        _form(run, server)
+    actions.outcome(_PLACE)
+    if last.state != "running":
+        _exported(last)
+
+
+def _form(run: RunFolder, server: str) -> None:
+    card = SERVERS[server]
+    key = {name: f"serve-{name}-{server}-{run.id}" for name in ("out", "target", "gguf", "overwrite", "check")}
+    st.write("Writes the draft as the server loads it, with a start script, then measures what was written.")
+    with st.form(f"serve-{server}-{run.id}"):
+        st.text_input("Folder", str(export_job.default_folder(queries.home(), run, server)), key=key["out"])
         left, right = st.columns(2)
+        left.selectbox("Target", list(_TARGETS), key=key["target"])
+        precisions = EXPORTERS[card.weights].precisions
+        if precisions:
+            right.selectbox("Precision", precisions, key=key["gguf"])
         left.toggle("Replace an earlier export", key=key["overwrite"])
         right.toggle(
             "Measure the export",
@@ -34,22 +65,28 @@ def export(run: RunFolder) -> None:
             key=key["check"],
             help="Loads the folder with plain Transformers and measures the same prompts. Takes a minute or more.",
         )
-        actions.submit("Export", lambda: _start_export(run, key), key=f"export-go-{run.id}", icon=":material/upload:")
+        actions.submit(
+            f"Export for {card.title}",
+            lambda: _start(run, server, key),
+            key=f"serve-go-{server}-{run.id}",
+            place=_PLACE,
+            icon=":material/upload:",
+        )
 
 
-def export_outcome(run: RunFolder) -> bool:
-    """Draw the progress or the outcome of the last export; return whether it is still at work."""
-    last = export_job.read(run)
-    if last.state == "running":
-        _exporting(run)
-        return True
-    _exported(last)
-    return False
-
-
-def _start_export(run: RunFolder, key: Mapping[str, str]) -> str:
-    given = {name: st.session_state[widget] for name, widget in key.items()}
-    return export_job.start(queries.home(), run, given["out"], overwrite=given["overwrite"], check=given["check"])
+def _start(run: RunFolder, server: str, key: Mapping[str, str]) -> str:
+    given = {name: st.session_state.get(widget) for name, widget in key.items()}
+    target = _TARGETS[str(given["target"])]
+    more = [*(["--target", target] if target else []), *(["--gguf", str(given["gguf"])] if given["gguf"] else [])]
+    return export_job.start(
+        queries.home(),
+        run,
+        server,
+        str(given["out"]),
+        overwrite=bool(given["overwrite"]),
+        check=bool(given["check"]),
+        more=more,
+    )
 
 
 @st.fragment
@@ -58,39 +95,49 @@ def _exporting(run: RunFolder) -> None:
     now = export_job.read(run)
     if now.state != "running":
         st.rerun()
-    elapsed = duration(since(now.started_at))
-    st.info(
-        f"Writing to {ui.text(now.folder)}, {elapsed} so far. You can close this page.",
-        icon=":material/progress_activity:",
-    )
+    number, total, words = now.step or (1, 1, "getting ready")
+    share = (number - 1) / total if now.step else 0.0
+    counted = f"Step {number} of {total}: {words}" if now.step else "Getting ready"
+    st.progress(share, text=ui.text(f"{counted}; {duration(since(now.started.started_at))} so far"))
+    st.caption(ui.text(f"To {now.folder}{_of(now)}. It goes on when you close this page."))
     if now.output:
-        st.code(now.output, language=None, wrap_lines=True)
+        with st.expander("What it printed", icon=":material/subject:"):
+            st.code(now.output, language=None, wrap_lines=True)
     watch.watch("watch-export", [run.id], seen, ("clock",), 2.0)
+
+
+def _of(export: export_job.Export) -> str:
+    server = export.started.server
+    return f" for {SERVERS[server].title}" if server in SERVERS else ""
 
 
 def _exported(last: export_job.Export) -> None:
     """Show the outcome of the last export."""
+    where = f"{last.folder}{_of(last)}"
     if last.state == "done":
         checked = "; ".join(
             f"T = {row.temperature:g}: {row.run:.3f} (run), {row.exported:.3f} (export)" for row in last.report.checked
         )
         st.success(
             ui.text(
-                f"Written to {last.folder}, {last.report.megabytes:.0f} MB. "
+                f"Written to {where}, {last.report.megabytes:.0f} MB. "
                 + (f"It measures the same: {checked}." if checked else "Not measured again.")
             )
         )
+    elif last.state == "stopped":
+        left = (
+            f"The folder {last.folder} is complete, but was not measured." if last.written else "Nothing was written."
+        )
+        st.warning(ui.text(f"The export{_of(last)} was stopped. {left}"), icon=":material/stop_circle:")
     elif last.state == "differs":
         ui.error_box(
             DraftbenchError(
-                f"the draft written to {last.folder} does not measure the same as the run",
+                f"the draft written to {where} does not measure the same as the run",
                 "in service it would not perform as measured",
                 "do not use it; export again, and report this if it happens again",
             )
         )
     elif last.state == "failed":
-        ui.error_box(
-            DraftbenchError(f"the export to {last.folder} failed", "", "fix the error below, then export again")
-        )
+        ui.error_box(DraftbenchError(f"the export to {where} failed", "", "fix the error below, then export again"))
     if last.state in ("differs", "failed") and last.output:
         st.code(last.output, language=None, wrap_lines=True)

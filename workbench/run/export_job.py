@@ -6,7 +6,10 @@ when the browser or the server is closed.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,11 +19,12 @@ from typing import ClassVar
 from filelock import FileLock
 
 from engine.errors import DraftbenchError
+from engine.export.steps import STEPS, WRITE, reached
 from engine.fileio import disk_errors
 from engine.jobs import queue
 from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
-from engine.records.record import Part, Real, Record
+from engine.records.record import Part, Real, Record, Text
 from engine.runs.folder import RunFolder
 from engine.runs.process import is_alive, now, process_identity
 from workbench.run.log import log_part
@@ -36,6 +40,12 @@ class CheckedRow(Part):
     exported: Real = math.nan
 
 
+class Served(Part):
+    """What the export said of its server."""
+
+    command: Text = ""
+
+
 class Report(Record):
     """What `draftbench export --json` printed; empty where it failed."""
 
@@ -45,6 +55,7 @@ class Report(Record):
     """Whether what was written measures the same as the run's draft."""
     megabytes: Real = math.nan
     checked: list[CheckedRow] = []  # noqa: RUF012  Pydantic copies it
+    served: Served = Served()
 
 
 class Started(Record):
@@ -57,33 +68,52 @@ class Started(Record):
     started_at: str = ""
     pid: int = 0
     pid_started: float = 0.0
+    server: Text = ""
+    """The server that it is for; empty in those of before, which were for none."""
+    stop_asked_at: str = ""
 
 
 @dataclass(frozen=True)
 class Export:
-    """The last export of a run. `state`: none, running, done (its measurement agrees), differs or failed."""
+    """The last export of a run. `state`: none, running, done (its measurement agrees), differs, failed or stopped."""
 
     state: str
-    folder: str = ""
-    started_at: str = ""
+    started: Started = field(default_factory=Started)
     output: str = ""
     report: Report = field(default_factory=Report)
 
+    @property
+    def folder(self) -> str:
+        return self.started.out
 
-def default_folder(home: Home, run: RunFolder, server: str = "") -> Path:
-    """The default folder of an export, or of one for a server."""
-    return home.root.absolute() / "exports" / (f"{run.id}-{server}" if server else run.id)
+    @property
+    def step(self) -> tuple[int, int, str] | None:
+        """Number of the present or last step, number of all, and its words; None before the first."""
+        return reached(self.output)
+
+    @property
+    def written(self) -> bool:
+        """Whether the folder was complete when the work ended."""
+        step = self.step
+        return step is not None and step[0] > STEPS.index(WRITE) + 1
 
 
-def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bool, more: Sequence[str] = ()) -> str:
-    """Start an export and return a message at once. `more`: options of the command.
+def default_folder(home: Home, run: RunFolder, server: str) -> Path:
+    """The default folder of an export for a server."""
+    return home.root.absolute() / "exports" / f"{run.id}-{server}"
+
+
+def start(
+    home: Home, run: RunFolder, server: str, folder: str, *, overwrite: bool, check: bool, more: Sequence[str] = ()
+) -> str:
+    """Start an export for a server and return a message at once. `more`: options of the command.
 
     Raises DraftbenchError while this run is already being exported, and while any run is in progress.
     """
     out = _destination(home, folder)
     _check_machine_is_free(home)
     command = [sys.executable, "-m", "engine", "export", run.id, "--out", str(out), "--json"]
-    command += [*more, *(["--overwrite"] if overwrite else [])]
+    command += ["--for", server, *more, *(["--overwrite"] if overwrite else [])]
     command += [] if check else ["--no-check"]
     with disk_errors(run.path), FileLock(run.path / ".export.lock"):
         if read(run).state == "running":
@@ -94,8 +124,20 @@ def start(home: Home, run: RunFolder, folder: str, *, overwrite: bool, check: bo
             process = start_detached(home, command, report, output)
         wait_aside(process)
         pid_started = float(process_identity(process.pid)["pid_started"])
-        Started(out=str(out), started_at=now(), pid=process.pid, pid_started=pid_started).write(run.path)
+        Started(out=str(out), started_at=now(), pid=process.pid, pid_started=pid_started, server=server).write(run.path)
     return f"Writing the draft to {out}."
+
+
+def stop(run: RunFolder) -> str:
+    """Ask the export to stop, which it does within five seconds; a message at once."""
+    with disk_errors(run.path), FileLock(run.path / ".export.lock"):
+        started = Started.read_or_empty(run.path)
+        if not is_alive(started.pid, started.pid_started):
+            return "The export has ended by itself."
+        started.model_copy(update={"stop_asked_at": now()}).write(run.path)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGTERM)  # its session: the program that quantises is one of it
+    return "Stopping: the export ends within five seconds and leaves no half folder."
 
 
 def read(run: RunFolder) -> Export:
@@ -104,12 +146,12 @@ def read(run: RunFolder) -> Export:
     if not started.out:
         return Export("none")
     alive = is_alive(started.pid, started.pid_started)
-    output = log_part(run.path / OUTPUT, 12).text
+    output = log_part(run.path / OUTPUT, 40).text
     if alive:
-        return Export("running", started.out, started.started_at, output)
+        return Export("running", started, output)
     report = Report.read_or_empty(run.path)
-    state = {None: "failed", True: "done", False: "differs"}[report.ok]
-    return Export(state, started.out, started.started_at, output, report)
+    failed = "stopped" if started.stop_asked_at else "failed"
+    return Export({None: failed, True: "done", False: "differs"}[report.ok], started, output, report)
 
 
 def _check_machine_is_free(home: Home) -> None:

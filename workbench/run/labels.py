@@ -32,7 +32,8 @@ def labels_form(run: RunFolder, labels: Labels, known_tags: Sequence[str]) -> No
             key=key["archived"],
             help="Hidden from lists and not ranked; nothing is deleted.",
         )
-        actions.submit("Save", lambda: _save(run, key), key=f"save-{run.id}", icon=":material/save:")
+        actions.submit("Save", lambda: _save(run, key), key=f"save-{run.id}", place="labels", icon=":material/save:")
+    actions.outcome("labels")
 
 
 def _save(run: RunFolder, key: Mapping[str, str]) -> str:

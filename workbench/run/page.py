@@ -14,7 +14,6 @@ from engine.runs.folder import RunFolder
 from workbench.run import controls, header, results
 from workbench.run.configuration import configuration
 from workbench.run.curves import curves, events
-from workbench.run.export import export
 from workbench.run.files import files
 from workbench.run.labels import labels_form
 from workbench.run.log import log
@@ -22,10 +21,9 @@ from workbench.run.origin import origin
 from workbench.run.progress import progress
 from workbench.run.serve import serve
 from workbench.run.training_curve import newest
-from workbench.shared import actions, label_form, queries, ui, watch
+from workbench.shared import actions, label_form, queries, ui, url_warnings, watch
 
-SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Export", "Serve", "Labels")
-_MEASURED = ("Export", "Serve")  # sections that a run has once its draft is measured
+SECTIONS = ("Curves", "Log", "Configuration", "Origin", "Files", "Serve", "Labels")
 _SECTION_S = 10  # between two looks: figures and logs cost the server a hundred times what a bar does
 
 
@@ -64,8 +62,6 @@ def section(name: str, run: RunFolder, label: str, state: str, labels: Labels | 
         origin(run)
     elif name == "Files":
         files(run)
-    elif name == "Export":
-        export(run)
     elif name == "Serve":
         serve(run)
     elif labels is None:
@@ -105,8 +101,11 @@ def render() -> None:
     if labels is not None and labels.notes:
         st.text(labels.notes)
     drafts = run.summary_path.is_file() and trains(run)
-    offered = [name for name in SECTIONS if name not in _MEASURED or drafts]
+    offered = [name for name in SECTIONS if name != "Serve" or drafts]
     offered = offered if trains(run) else [name for name in offered if name != "Curves"]
+    if st.query_params.get("view") == "Export":  # a link of before, when it was a section of its own
+        st.query_params["view"] = st.session_state["view"] = "Serve"
+        url_warnings.handled("view")
     selected = st.segmented_control(
         "Section",
         offered,

@@ -9,21 +9,15 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from engine.catalogue import EXPORTERS, SERVERS
+from engine.catalogue import SERVERS
 from engine.errors import DraftbenchError
 from engine.runs.folder import RunFolder
 from workbench.run import export_job, preflight_job
-from workbench.run.expected import expected
-from workbench.run.export import export_outcome
+from workbench.run.expected import expected, variants
+from workbench.run.export import export
 from workbench.run.served import served
 from workbench.shared import actions, queries, ui, watch
 
-_TARGETS = {
-    "as the server wants it": "",
-    "not with it": "none",
-    "whole, its adapter merged": "merged",
-    "its adapter apart": "apart",
-}
 _LEVELS = {"refused": ":material/block:", "warning": ":material/warning:"}
 
 
@@ -43,10 +37,11 @@ def serve(run: RunFolder) -> None:
 
 
 def pair(run: RunFolder, server: str) -> None:
-    """Draw what the server would say to the pair, and the command that starts it."""
+    """Draw what the server would say to the pair."""
     check = preflight_job.read(run, server)
     if check.state == "running":
         _checking(run, server)
+        actions.outcome("preflight")
         return
     if check.state == "done":
         _findings(server, check.report)
@@ -62,8 +57,10 @@ def pair(run: RunFolder, server: str) -> None:
         "Check the pair" if check.state == "none" else "Check again",
         lambda: preflight_job.start(queries.home(), run, server),
         key=f"preflight-{server}-{run.id}",
+        place="preflight",
         icon=":material/rule:",
     )
+    actions.outcome("preflight")
 
 
 @st.fragment
@@ -76,9 +73,8 @@ def _checking(run: RunFolder, server: str) -> None:
 
 
 def _findings(server: str, report: preflight_job.Report) -> None:
-    refused = [finding for finding in report.preflight if finding.level == "refused"]
     title = SERVERS[server].title
-    if refused:
+    if _refused(report):
         st.error(f"{title} would refuse this pair.", icon=_LEVELS["refused"])
     else:
         st.success(f"{title} serves this pair.", icon=":material/check:")
@@ -90,48 +86,34 @@ def _findings(server: str, report: preflight_job.Report) -> None:
         )
     for note in report.notes:
         st.caption(ui.text(note))
-    if not refused and report.command:
-        st.code(report.command, language="sh", wrap_lines=True)
 
 
-def export_for(run: RunFolder, server: str) -> None:
-    """Draw the form that writes an export for the server, or the progress and outcome of the last export."""
-    if export_outcome(run):
-        return
-    card = SERVERS[server]
-    key = {name: f"serve-{name}-{server}-{run.id}" for name in ("out", "target", "gguf", "overwrite", "check")}
-    with st.form(f"serve-{server}-{run.id}"):
-        st.text_input("Folder", str(export_job.default_folder(queries.home(), run, server)), key=key["out"])
-        left, right = st.columns(2)
-        left.selectbox("Target", list(_TARGETS), key=key["target"])
-        precisions = EXPORTERS[card.weights].precisions
-        if precisions:
-            right.selectbox("Precision", precisions, key=key["gguf"])
-        left.toggle("Replace an earlier export", key=key["overwrite"])
-        right.toggle("Measure the export", True, key=key["check"])
-        actions.submit(
-            f"Export for {card.title}",
-            lambda: _start(run, server, key),
-            key=f"serve-go-{server}-{run.id}",
-            icon=":material/upload:",
-        )
+def _refused(report: preflight_job.Report) -> bool:
+    return any(finding.level == "refused" for finding in report.preflight)
 
 
-def _start(run: RunFolder, server: str, key: dict[str, str]) -> str:
-    given = {name: st.session_state.get(widget) for name, widget in key.items()}
-    target = _TARGETS[str(given["target"])]
-    more = ["--for", server]
-    more += ["--target", target] if target else []
-    more += ["--gguf", str(given["gguf"])] if given["gguf"] else []
-    out, overwrite, check = str(given["out"]), bool(given["overwrite"]), bool(given["check"])
-    return export_job.start(queries.home(), run, out, overwrite=overwrite, check=check, more=more)
+def start(run: RunFolder, server: str) -> None:
+    """Draw the command that starts the server: that of the export for it, else of the check of the pair."""
+    last, check = export_job.read(run), preflight_job.read(run, server)
+    out = str(export_job.default_folder(queries.home(), run, server))
+    command = check.report.command if check.state == "done" and not _refused(check.report) else ""
+    if last.state == "done" and last.started.server == server and last.report.served.command:
+        command = last.report.served.command
+        out = ""
+    if command:
+        st.code(command, language="sh", wrap_lines=True)
+        if out:
+            st.caption(ui.text(f"Of an export to {out}, which is still to be written."))
+    else:
+        st.caption("The command stands here once the pair is checked or exported.")
+    variants(run, server)
 
 
-Part = Callable[[RunFolder, str], None]
-PARTS: tuple[tuple[str, Part], ...] = (
+PARTS: tuple[tuple[str, Callable[[RunFolder, str], None]], ...] = (
     ("What to expect of it", expected),
     ("Will it load the pair?", pair),
-    ("Export", export_for),
+    ("Export", export),
+    ("Start it", start),
     ("What servers reported", lambda run, server: served(run)),
 )
 """The parts of the section from top to bottom."""

@@ -19,13 +19,15 @@ class Stage:
     text: str
     left_s: float | None  # of this phase, an estimate
     run_left_s: float | None = None  # of the whole run, an estimate
+    left_unknown: str = ""  # why that is not known
 
     @property
     def left(self) -> str:
-        """', about 4 min left in all'; '' where nothing is known."""
+        """', about 4 min left in all'; of the phase, and why no more is known; '' where nothing is."""
         if self.run_left_s is not None:
             return f", about {rounded(self.run_left_s)} left in all"
-        return "" if self.left_s is None else f", about {rounded(self.left_s)} left in this phase"
+        phase = "" if self.left_s is None else f", about {rounded(self.left_s)} left in this phase"
+        return phase + (f"; left in all: not known, {self.left_unknown}" if self.left_unknown else "")
 
 
 def stage(status: Status, present: Now) -> Stage:
@@ -43,7 +45,7 @@ def stage(status: Status, present: Now) -> Stage:
     pace = present.s_per_step if told.unit == "steps" else (spent / done if spent > 0 and done > 0 else None)
     left_s = None if pace is None else pace * max(0.0, total - done)
     of_run = None if math.isnan(told.left_s) else max(0.0, told.left_s - (since(status.updated_at) or 0.0))
-    return Stage(min(1.0, max(0.0, done / total)), text, left_s, of_run)
+    return Stage(min(1.0, max(0.0, done / total)), text, left_s, of_run, told.left_unknown)
 
 
 def since(stamp: object, at: datetime | None = None) -> float | None:

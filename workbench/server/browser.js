@@ -59,7 +59,10 @@
     }, 50)
   }
 
-  function rerun() {
+  const idle = () => document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")
+
+  function rerun() { // Streamlit drops its shortcut while the script runs
+    if (!idle()) return void setTimeout(rerun, 100)
     for (const type of ["keydown", "keyup"])
       document.body.dispatchEvent(new KeyboardEvent(type, { key: "r", code: "KeyR", keyCode: 82, which: 82, bubbles: true }))
   }
@@ -100,7 +103,7 @@
     "[data-testid=stDataFrame]"
 
   function pressed(event) {
-    const on = event.target instanceof event.view.Element ? event.target : null
+    const on = event.target?.closest ? event.target : null // also an element of the frame, or of an event made by a script
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return
     if (on?.closest(WRITES) || document.querySelector("dialog[open],[role=dialog][aria-modal=true]")) return
     const after = Date.now() - first.at < SECOND_KEY_MS ? first.key : ""
@@ -135,8 +138,7 @@
     go(SHORTCUTS.find(([keys]) => keys === "/")[2])
     const until = Date.now() + 10_000
     const wait = setInterval(() => { // a field that has the focus while its page is being drawn may lose it again
-      const drawn = document.querySelector("[data-testid=stApp][data-test-script-state=notRunning]")
-      if (Date.now() < until && !(field() && drawn)) return
+      if (Date.now() < until && !(field() && idle())) return
       clearInterval(wait)
       field()?.focus()
     }, 200)

@@ -32,8 +32,9 @@ _FILES = {"status": files.STATUS, "events": files.EVENTS, "log": "log.txt", "out
 _WATCH_JS = """
 export default function ({ parentElement, data, setTriggerValue }) {
   const held = (parentElement.held ??= {});
-  Object.assign(held, { data, redraw: setTriggerValue, asked: 0 });
+  const turn = {};  // a reply that comes when this is no longer the present turn ends its loop
   clearTimeout(held.timer);
+  Object.assign(held, { data, redraw: setTriggerValue, asked: 0, turn });
   const note = parentElement.querySelector("p");
   const look = async () => {
     if (!document.hidden && Date.now() - held.asked > 30000) {
@@ -41,6 +42,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
         const reply = await fetch(held.data.url, { cache: "no-store" });
         if (reply.ok) {
           const now = await reply.json(), seen = held.data.seen;
+          if (held.turn !== turn) return;
           note.hidden = !now.timing;
           if (!now.timing && held.data.keys.some((key) => now[key] !== seen[key])) {
             held.asked = Date.now();
@@ -49,11 +51,15 @@ export default function ({ parentElement, data, setTriggerValue }) {
         }
       } catch {}  // the server ends or begins: the page says so, and asks again
     }
-    held.timer = setTimeout(look, 1000 * held.data.every_s);
+    if (held.turn === turn) held.timer = setTimeout(look, 1000 * held.data.every_s);
   };
   note.hidden = !data.seen.timing;
   held.timer = setTimeout(look, 1000 * data.every_s);
-  return () => clearTimeout(held.timer);
+  return () => {
+    if (held.turn !== turn) return;
+    held.turn = null;  // also a look that is under way
+    clearTimeout(held.timer);
+  };
 }
 """
 _NOTICE_JS = """

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from engine.config.schema import Recipe
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import speculative_decode
-from engine.export import huggingface
+from engine.export import folder, huggingface
 from engine.export.model_card import model_card, public_name
 from engine.measure.definitions import RATES
 from engine.models.load import load_model
@@ -275,3 +277,30 @@ def test_a_card_of_figures_without_intervals_or_values(run: RunFolder, missing: 
     card = model_card(run.id, run.recipe(), Summary.parse(summary)[0], Provenance())
     assert "None" not in card
     assert "nan" not in card
+
+
+def test_an_export_that_is_stopped_while_it_writes_ends_soon_and_leaves_nothing(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    def stopped(folder: Path, *_: Any, **__: Any) -> None:
+        (folder / "half").write_text("a part of the weights")
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            time.sleep(0.1)  # a call that lasts would end the process of the tests
+
+    monkeypatch.setattr(huggingface, "write", stopped)
+    (tmp_path / "out").mkdir()
+    began = time.monotonic()
+    result = draftbench("export", "latest", "--out", str(tmp_path / "out" / "draft"), "--json")
+    assert result.code == 130
+    assert time.monotonic() - began < 15
+    assert "step 2 of 5: writing the folder" in result.err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_is_half_written_is_removed_where_the_process_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    half = tmp_path / ".draft.x"
+    half.mkdir()
+    monkeypatch.setattr(folder, "_at_work", [half])
+    folder.remove_half()
+    assert not half.exists()

@@ -327,7 +327,7 @@ def test_the_speed_of_a_server_is_not_that_of_the_target(finished_home: Path, re
 def test_time_is_not_invented(recipe: Path):
     found = estimate(home(), made(recipe))
     assert found.seconds == {}
-    assert found.seconds_unknown == "not known yet: no earlier run of this target here"
+    assert found.seconds_unknown == "not known yet: no earlier run has trained a draft for this target here"
 
 
 def test_a_run_of_another_machine_or_a_damaged_one_tells_no_time(finished_home: Path, recipe: Path):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from engine.decode.events import Fate
+from engine.measure.decision import ANSWERS
 from workbench.learn import prose, text
+
+
+def test_the_words_of_the_verdict_and_the_certificate_are_explained():
+    titles = [word.title for word in text.passages(prose.WORDS)]
+    assert "certificate" in titles
+    assert ", ".join(ANSWERS) in titles
 
 
 def test_the_worked_round_is_what_the_engine_does():
