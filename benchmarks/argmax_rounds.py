@@ -142,7 +142,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     kept = [item.tokens[0].fate is Fate.ACCEPTED for item in rounds]
     z = calibration_z(kept, [min(1.0, place.argmax_prob) for place in places])
     p_value, cells = chi_square(places, rounds)
-    with mock.patch("engine.decode.verdicts.residual", lambda target_probs, draft_probs: target_probs):
+    with mock.patch("engine.decode.acceptance_rule.residual", lambda target_probs, draft_probs: target_probs):
         some = places[:: max(1, len(places) // BROKEN)]
         wrong = list(first_rounds(target.model, draft, some, args.seed + 1))
     came_out = [item.emitted[0] == item.tokens[0].token_id for item in wrong]  # kept, or drawn again after its refusal

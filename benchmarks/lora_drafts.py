@@ -22,7 +22,7 @@ from engine.measure.compare import compare
 from engine.numbers import interval, number
 from engine.paths import PROJECT_ROOT, Home, home
 from engine.records.interval import Interval
-from engine.runs.comparison import measurement_of
+from engine.runs.compare_runs import measurement_of
 from engine.runs.draft_size import draft_size
 from engine.runs.folder import RunFolder
 from engine.study.cells import expand

@@ -57,7 +57,7 @@ def rendered(target: LoadedModel, file: str, count: int, max_new_tokens: int) ->
 
 def broken_chi_square(tokens: int) -> Check:
     """The chi-square of an engine that draws the corrected token from p itself."""
-    with mock.patch("engine.decode.verdicts.residual", lambda target_probs, draft_probs: target_probs):
+    with mock.patch("engine.decode.acceptance_rule.residual", lambda target_probs, draft_probs: target_probs):
         return chi_square(tokens=tokens)
 
 

@@ -30,7 +30,7 @@ untrusted/  limits on files, text and code of others
 catalogue   losses, modes, export formats and servers by name, without torch
 errors      what went wrong, why it matters, how to fix it
 fileio      JSON and Parquet on disk: atomic, append-only
-launch      whether a launcher has started this process as one of several
+ranks       whether a launcher has started this process as one of several
 numbers     numbers and intervals as text
 packages    files out of pinned packages, verified by hash
 paths       where results and downloads are kept

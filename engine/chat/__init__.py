@@ -6,5 +6,5 @@ rendering        a prompt as token ids, through the chat template
 template_date    pins the date that a template writes
 template_safety  refuses templates that do not end or take too much memory
 turns            which ids end an answer
-unused           what a template leaves out of a prompt, or writes elsewhere
+unwritten        what a template leaves out of a prompt, or writes elsewhere
 """

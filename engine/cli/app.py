@@ -29,8 +29,8 @@ from engine.cli.study import study_app
 from engine.cli.text import console
 from engine.cli.tune import tune
 from engine.errors import Cancelled, DraftbenchError
-from engine.launch import Launch
 from engine.paths import home
+from engine.ranks import Launch
 
 _STOPPED = 130  # the exit status of a program ended by Ctrl-C
 

@@ -80,9 +80,9 @@ def export(
       draftbench export latest --lora apart --out my-adapter
     """
     from engine.cli.text import runs
+    from engine.export.export_run import export_run
     from engine.export.folder import remove_half
     from engine.export.for_server import Wishes, plan
-    from engine.export.of_run import export_run
     from engine.progress import Progress
     from engine.runs.folder import RunFolder
     from engine.stopping import stop_on_signals

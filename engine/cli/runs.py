@@ -229,7 +229,7 @@ def compare(
       draftbench compare latest~1 latest
     """
     from engine.cli.text import runs as text
-    from engine.runs.comparison import compare_runs
+    from engine.runs.compare_runs import compare_runs
     from engine.runs.folder import RunFolder
 
     comparison = compare_runs(RunFolder.open(home(), a), RunFolder.open(home(), b))

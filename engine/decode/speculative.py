@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
+from engine.decode.acceptance_rule import Verdicts, judge_greedy_rows, judge_rows
 from engine.decode.device import Stopwatch, on_device, to_host
 from engine.decode.events import Alternative, Fate, Round, Token
 from engine.decode.runner import AnyRunner, runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, likeliest, one_hot
 from engine.decode.settings import DecodeSettings
-from engine.decode.verdicts import Verdicts, judge_greedy_rows, judge_rows
 from engine.models.vocabulary import align_logits, spread
 
 Observe = Callable[[int, torch.Tensor], None]

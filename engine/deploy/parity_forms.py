@@ -7,9 +7,9 @@ from pathlib import Path
 
 from engine.catalogue import SERVERS
 from engine.errors import DraftbenchError
+from engine.export.export_run import export_run
 from engine.export.for_server import Wishes
 from engine.export.gguf import draft_file
-from engine.export.of_run import export_run
 from engine.models.load import LoadedModel
 from engine.paths import Home
 from engine.runs.folder import RunFolder

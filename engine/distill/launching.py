@@ -12,7 +12,7 @@ import torch
 from engine.config.schema import ModelSpec
 from engine.distill.processes import ALONE, Processes
 from engine.errors import DraftbenchError, first_line
-from engine.launch import Launch
+from engine.ranks import Launch
 
 _MEETING_S = 300.0  # for all processes to start; loading Python and torch from a slow disk takes a minute
 

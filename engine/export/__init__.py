@@ -1,6 +1,6 @@
 """Export: a trained draft for use elsewhere.
 
-of_run            export a run's draft and check the result
+export_run        export a run's draft and check the result
 huggingface       the Hugging Face folder
 gguf              the GGUF file, and reading it back with Transformers
 gguf_file         a model as a GGUF file

@@ -17,9 +17,9 @@ from engine.capture.plan import CapturePlan
 from engine.errors import DraftbenchError
 from engine.export import huggingface
 from engine.export.check_text import CheckText, fewer, text_at_hand
+from engine.export.export_run import check_export
 from engine.export.folder import CARD, refuse_taken, write_folder
 from engine.export.model_card import model_card
-from engine.export.of_run import check_export
 from engine.export.steps import LOAD, WRITE, begin
 from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.measure.acceptance import draft_states

@@ -16,7 +16,7 @@ from scipy import stats
 
 from engine.capture.store import AnsweredPrompt
 from engine.catalogue import Proposals
-from engine.decode import verdicts
+from engine.decode import acceptance_rule
 from engine.decode.device import on_device
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overlap
@@ -178,7 +178,7 @@ def _emitted(p: torch.Tensor, q: torch.Tensor, uniforms: torch.Tensor) -> torch.
         rows = len(part)
         proposed = draw(q.expand(rows, -1), part[:, 0])
         two, one = p.expand(rows, 2, -1), torch.ones(rows, dtype=torch.long, device=p.device)
-        judged = verdicts.judge_rows(two, q.expand(rows, 1, -1), proposed.unsqueeze(1), part[:, 1:], one)
+        judged = acceptance_rule.judge_rows(two, q.expand(rows, 1, -1), proposed.unsqueeze(1), part[:, 1:], one)
         emitted.append(torch.where(judged.accepted == 1, proposed, judged.next_tokens))
     return torch.cat(emitted).cpu()
 

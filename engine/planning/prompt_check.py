@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from engine.chat.rendering import render
-from engine.chat.unused import unwritten
+from engine.chat.unwritten import unwritten
 from engine.config.reading import parse_section
 from engine.config.schema import ModelSpec, PromptSource
 from engine.data.overlap import duplicates_within

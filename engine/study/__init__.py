@@ -4,7 +4,6 @@ spec      the recipe of a study
 cells     from a study to its cells: one recipe each
 sweep     a sweep: several runs from one recipe
 grid      products of axes
-identity  what makes two recipes the same cell
 inputs    was a run made from what its recipe names today?
 state     the state of each cell
 start     start what is missing, and wait

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+from engine.config.identity import identity
 from engine.config.reading import parse_recipe, with_settings
 from engine.config.schema import Recipe
 from engine.distill.schedule import answers_per_step, planned_steps, total_steps
@@ -17,7 +18,6 @@ from engine.paths import Home
 from engine.records.study_tag import STUDY_TAG, study_tag
 from engine.runs.recipes import with_absolute_paths
 from engine.study.grid import Settings, combinations, combined, run_name
-from engine.study.identity import identity
 from engine.study.spec import StudySpec
 
 _NAMED_FIRST = ("domain", "scenario", "mode", "loss", "queries")  # order of the labels in a cell's name

@@ -8,7 +8,7 @@ from engine.errors import first_line
 from engine.measure.compare import compare, nothing_in_common
 from engine.records.summary import Summary
 from engine.records.training import Training
-from engine.runs.comparison import measurement_of
+from engine.runs.compare_runs import measurement_of
 from engine.study.start import Study
 from engine.study.state import Placed
 

@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
+from engine.config.identity import identity
 from engine.config.schema import Recipe
 from engine.paths import Home
 from engine.records.status import Status
 from engine.runs.folder import RunFolder, run_folders
 from engine.study.cells import Cell
-from engine.study.identity import identity
 from engine.study.inputs import Inputs
 
 STATES = ("done", "running", "waiting", "failed", "stopped", "to do")

@@ -25,13 +25,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import yaml
 
+from engine.config.identity import project_path
 from engine.export.small_draft import pack_draft
 from engine.fileio import read_json, write_json
 from engine.paths import PROJECT_ROOT, Home, cache_dir
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import Labels
 from engine.runs.samples import SAMPLES
-from engine.study.identity import project_path
 from engine.study.known import find
 from engine.study.start import study
 

@@ -27,8 +27,8 @@ from engine.deploy.server_rounds import explains
 from engine.deploy.server_setup import find_package, install
 from engine.deploy.serving import Asked, Deployment, ServedAnswer
 from engine.errors import DraftbenchError
+from engine.export.export_run import export_run
 from engine.export.for_server import Wishes
-from engine.export.of_run import export_run
 from engine.fileio import write_atomic
 from engine.models.draft import load_draft
 from engine.paths import PROJECT_ROOT, Home

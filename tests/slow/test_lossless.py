@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.decode import verdicts
+from engine.decode import acceptance_rule
 from engine.measure.certificate import chi_square
 
 pytestmark = pytest.mark.slow
@@ -26,10 +26,10 @@ def slightly_wrong(target_probs, draft_probs):
 
 
 def test_a_residual_that_is_slightly_wrong_fails(monkeypatch):
-    monkeypatch.setattr(verdicts, "residual", slightly_wrong)
+    monkeypatch.setattr(acceptance_rule, "residual", slightly_wrong)
     assert chi_square(tokens=200_000).passed is False
 
 
 def test_a_replacement_from_the_target_itself_fails(monkeypatch):
-    monkeypatch.setattr(verdicts, "residual", lambda target_probs, draft_probs: target_probs)
+    monkeypatch.setattr(acceptance_rule, "residual", lambda target_probs, draft_probs: target_probs)
     assert chi_square(tokens=60_000).figures["p_value"] < 1e-12

@@ -271,12 +271,12 @@ def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int |
 
 
 def sent_ids(target: LoadedModel, ask: Ask) -> tuple[list[int], list[str], list[str]]:
-    """The conversation as the target reads it, what its template leaves out, and what it moves (`engine.chat.unused`).
+    """The conversation as the target reads it, what its template leaves out, and moves (`engine.chat.unwritten`).
 
     Raises DraftbenchError with the numbers if the answer would not fit after it.
     """
     from engine.chat.rendering import render
-    from engine.chat.unused import rewritten, unused
+    from engine.chat.unwritten import rewritten, unused
 
     tokenizer, rows = target.tokenizer, target.input_rows
     ids = render(tokenizer, ask.conversation, context_tokens=None, max_new_tokens=0, rows=rows)

@@ -33,7 +33,7 @@ class Sent:
 def prompt_of(home: Home, conversation: Prompt, run_id: str, max_new_tokens: int) -> Sent:
     """The prompt that the run's target reads. Raises DraftbenchError if it cannot be sent."""
     from engine.chat.rendering import prompt_text, render
-    from engine.chat.unused import rewritten, unused
+    from engine.chat.unwritten import rewritten, unused
 
     if not run_id:
         raise DraftbenchError("no draft is selected", "its target's template writes the prompt", "select a draft")

@@ -28,10 +28,10 @@ from engine.capture.signal import SignalFormat
 from engine.capture.store import AnsweredPrompt, Capture
 from engine.catalogue import LOSSES
 from engine.config.schema import CaptureSpec, LossTerm, TrainSpec
+from engine.decode.acceptance_rule import accepted_tokens
 from engine.decode.runner import runner_for
 from engine.decode.sampling import Sampling, Uniforms, distribution
 from engine.decode.speculative import propose
-from engine.decode.verdicts import accepted_tokens
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.schedule import forward_tokens
 from engine.distill.source import BatchSource, Material

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import render
-from engine.chat.unused import unwritten
+from engine.chat.unwritten import unwritten
 from engine.data.columns import remarks
 from engine.data.subsets import nested_subset, split_heldout
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning

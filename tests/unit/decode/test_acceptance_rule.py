@@ -7,9 +7,9 @@ from fractions import Fraction
 import pytest
 import torch
 
+from engine.decode.acceptance_rule import judge
 from engine.decode.events import Fate, Round, Token
 from engine.decode.settings import AdaptiveLength, FixedLength
-from engine.decode.verdicts import judge
 from engine.errors import DraftbenchError
 from engine.measure.cost_model import best_gamma
 

@@ -8,11 +8,11 @@ from fractions import Fraction
 import pytest
 import torch
 
+from engine.decode.acceptance_rule import judge, judge_rows
 from engine.decode.events import Fate
 from engine.decode.sampling import Sampling, one_hot
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import speculative_decode
-from engine.decode.verdicts import judge, judge_rows
 from engine.models.draft import trim
 from tests.conftest import tiny_llama
 from tests.tiny_pair import as_draft, loaded, noisy_copy

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from engine.decode.acceptance_rule import judge, judge_greedy_rows, judge_rows
 from engine.decode.sampling import one_hot, overlap
-from engine.decode.verdicts import judge, judge_greedy_rows, judge_rows
 
 VOCAB, GAMMA, ROWS = 300, 4, 64  # more ids than one block of the draw
 

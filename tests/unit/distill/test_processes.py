@@ -24,10 +24,10 @@ from engine.distill.processes import ALONE, Processes
 from engine.distill.selection import SelectedBatches
 from engine.distill.trainer import Trainer
 from engine.errors import Cancelled, DraftbenchError
-from engine.launch import Launch
 from engine.models.draft import save_draft, with_adapter
 from engine.models.load import LoadedModel
 from engine.progress import Progress
+from engine.ranks import Launch
 from engine.records.training import Training
 from tests.kill import kill_myself
 from tests.tiny_pair import captured, draft_of, into, stopping_target

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.decode import speculative, verdicts
+from engine.decode import acceptance_rule, speculative
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.measure import certificate
@@ -43,7 +43,7 @@ def test_chi_square_passes():
     ],
 )
 def test_chi_square_fails_with_a_wrong_rule(monkeypatch, name, wrong, proposals):
-    monkeypatch.setattr(verdicts, name, wrong)
+    monkeypatch.setattr(acceptance_rule, name, wrong)
     check = chi_square(tokens=6_000, proposals=proposals)
     assert check.passed is False
     assert check.figures["p_value"] < 1e-6
@@ -107,15 +107,15 @@ def test_a_draft_identical_to_its_target_passes_with_argmax_proposals():
 
 
 def test_the_argmax_self_draft_fails_where_the_refused_token_may_come_back(monkeypatch):
-    monkeypatch.setattr(verdicts, "residual", lambda p, q: p)
+    monkeypatch.setattr(acceptance_rule, "residual", lambda p, q: p)
     check = self_draft(TARGET, PROMPTS, replace(ARGMAX, max_new_tokens=24))
     assert check.passed is False
     assert check.figures["came_back"] > 0
 
 
 def test_the_argmax_self_draft_fails_where_tokens_are_kept_too_often(monkeypatch):
-    rule = verdicts.kept_before_refusal
-    monkeypatch.setattr(verdicts, "kept_before_refusal", lambda p, q, u, gammas: rule(p, q, u / 3, gammas))
+    rule = acceptance_rule.kept_before_refusal
+    monkeypatch.setattr(acceptance_rule, "kept_before_refusal", lambda p, q, u, gammas: rule(p, q, u / 3, gammas))
     check = self_draft(TARGET, PROMPTS, replace(ARGMAX, max_new_tokens=24), [Sampling(0.0), Sampling(0.3)])
     assert check.passed is False
     assert check.figures["z"] > 4
@@ -208,7 +208,7 @@ def test_a_text_is_proven_by_its_tokens_and_its_end(monkeypatch, text, proven):
 
 
 def test_greedy_identity_fails_in_float32_with_a_wrong_rule(monkeypatch):
-    monkeypatch.setattr(verdicts, "kept_before_refusal", accept_all)
+    monkeypatch.setattr(acceptance_rule, "kept_before_refusal", accept_all)
     # Plain rounds propose nothing, so the rule leaves them alone.
     check = greedy_identity(TARGET, NOISY, PROMPTS, SHORT)
     assert check.passed is False
@@ -218,7 +218,7 @@ def test_greedy_identity_fails_in_float32_with_a_wrong_rule(monkeypatch):
 
 def test_in_bfloat16_the_margin_where_texts_part_is_reported_and_nothing_fails(monkeypatch):
     target, draft = copy.deepcopy(TARGET).bfloat16(), copy.deepcopy(NOISY).bfloat16()
-    monkeypatch.setattr(verdicts, "kept_before_refusal", accept_all)
+    monkeypatch.setattr(acceptance_rule, "kept_before_refusal", accept_all)
     check = greedy_identity(target, draft, PROMPTS, SHORT)
     assert (check.name, check.passed) == ("greedy_margins_low_precision", None)
     assert check.figures["dtype"] == "bfloat16"

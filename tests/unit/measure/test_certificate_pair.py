@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.capture.store import AnsweredPrompt
-from engine.decode import runner, slot_runner, verdicts
+from engine.decode import acceptance_rule, runner, slot_runner
 from engine.decode.row_by_row import RowByRow
 from engine.decode.sampling import Sampling
 from engine.decode.settings import NO_DRAFT, DecodeSettings, FixedLength
@@ -141,7 +141,7 @@ def test_the_chi_square_passes_with_argmax_proposals_and_fails_without_their_res
     assert check.passed is True
     assert check.figures["acceptance"] > 0.05
     assert "argmax proposals" in check.detail
-    monkeypatch.setattr(verdicts, "residual", lambda p, q: p)  # the refused token may come back
+    monkeypatch.setattr(acceptance_rule, "residual", lambda p, q: p)  # the refused token may come back
     assert chi(sampling=sampling, proposals="argmax").passed is False
 
 
@@ -189,7 +189,7 @@ def refuse_all(target_prob, draft_prob, uniforms, gammas):
     ids=["residual is p", "residual is anything", "all accepted", "all refused"],
 )
 def test_it_fails_with_a_wrong_rule(monkeypatch, name, wrong):
-    monkeypatch.setattr(verdicts, name, wrong)
+    monkeypatch.setattr(acceptance_rule, name, wrong)
     check = chi()
     assert check.passed is False
     assert check.figures["p_value"] < 1e-6
@@ -213,7 +213,7 @@ def _with_other_tokens(feed):
 
 
 def test_a_token_outside_the_targets_nucleus_is_impossible(monkeypatch):
-    monkeypatch.setattr(verdicts, "kept_before_refusal", accept_all)
+    monkeypatch.setattr(acceptance_rule, "kept_before_refusal", accept_all)
     check = chi(sampling=Sampling(1.0, 0, 0.3))
     assert check.figures["impossible"] > 0
     assert check.figures["p_value"] == 0

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from engine.config.identity import identity
 from engine.config.reading import parse_recipe
 from engine.config.schema import DraftSpec, ModelSpec
 from engine.decode.sampling import Sampling
@@ -20,7 +21,6 @@ from engine.models.draft import initialise_draft
 from engine.models.fused_linears import as_loaded, packs
 from engine.models.int8 import Int8Weights, quantise, round_weight
 from engine.models.load import load_model, model_fingerprint, refuse_twice_rounded
-from engine.study.identity import identity
 from engine.tune.recipe import TuneRecipe
 from tests.conftest import tiny_llama
 from tests.tiny_pair import loaded

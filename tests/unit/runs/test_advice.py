@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import DraftbenchError
-from engine.export.of_run import export_run
+from engine.export.export_run import export_run
 from engine.jobs import queue
 from engine.paths import home
 from engine.records.status import Status

@@ -12,7 +12,7 @@ from engine.index.connection import reading
 from engine.index.ingest import add_details, ingest_all
 from engine.measure.compare import prompt_sums
 from engine.paths import Home
-from engine.runs.comparison import compare_runs, measurement_of
+from engine.runs.compare_runs import compare_runs, measurement_of
 from engine.runs.folder import RunFolder
 from engine.runs.samples import SAMPLES
 

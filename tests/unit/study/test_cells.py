@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from engine.config import identity as identities
+from engine.config.identity import identity, project_path
 from engine.config.reading import parse_recipe
 from engine.errors import DraftbenchError
 from engine.paths import PROJECT_ROOT, home
-from engine.study import identity as identities
 from engine.study.cells import Cells, expand, only
-from engine.study.identity import identity, project_path
 from engine.study.spec import dump_study, load_study
 from engine.study.start import study
 from tests.unit.study.studies import ONLINE, STUDIES, Written, by_name, cells_of, names, run_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 
+from engine.config.identity import identity
 from engine.config.reading import load_recipe
 from engine.paths import PROJECT_ROOT, home
 from engine.study.cells import expand
-from engine.study.identity import identity
 from engine.study.spec import load_study
 
 # sha256 of the JSON of all of them; of the runs, then of the cells by name.

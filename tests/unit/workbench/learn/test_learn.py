@@ -17,7 +17,7 @@ def test_the_words_of_the_verdict_and_the_certificate_are_explained():
 
 def test_the_worked_round_is_what_the_engine_does():
     torch = pytest.importorskip("torch")
-    from engine.decode.verdicts import judge
+    from engine.decode.acceptance_rule import judge
 
     steps = text.worked_round()
     verdict = judge(
@@ -34,7 +34,7 @@ def test_the_worked_round_is_what_the_engine_does():
 @pytest.mark.parametrize("draws", [(0.9, 0.1, 0.99, 0.95), (0.9, 0.1, 0.8, 0.3), (0.1, 0.3, 0.2, 0.7)])
 def test_any_worked_round_is_what_the_engine_does(draws: tuple[float, ...]):
     torch = pytest.importorskip("torch")
-    from engine.decode.verdicts import judge
+    from engine.decode.acceptance_rule import judge
 
     p, q, proposed = text.EXAMPLE_P, text.EXAMPLE_Q, (1, 1, 2)
     steps = text.worked_round(p, q, proposed, draws)

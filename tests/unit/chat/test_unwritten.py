@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.chat.prompt import Prompt
-from engine.chat.unused import Unwritten, rewritten, unused, unwritten
+from engine.chat.unwritten import Unwritten, rewritten, unused, unwritten
 from tests.unit.chat.test_rendering import CHATML, HELLO, WEATHER, WITH_CALLS, WITH_TOOLS, make_tokenizer
 
 THINKING = (
