@@ -72,7 +72,7 @@ class RayPlace:
         StopNote(pid=status.pid, asked_at=status.stop_asked_at or now(), at_once=again).write(run.path)
         self.wake(home)
         if again:
-            return f"Run {run.id} on {status.host} was asked to stop at once. The last checkpoint is kept."
+            return f"Run {run.id} on {status.host} was asked to stop at once. What is finished is kept."
         return (
             f"Run {run.id} on {status.host} was asked to stop. It stops at its next safe point and keeps what is "
             "finished, so it can be resumed. Cancel it once more to stop it at once."

@@ -140,7 +140,7 @@ class SlurmPlace:
                 "`squeue --me` shows which; cancel the run again if the job is there",
             )
         if again:
-            return f"Slurm ends job {record.job} of run {run.id} at once. The last checkpoint is kept."
+            return f"Slurm ends job {record.job} of run {run.id} at once. What is finished is kept."
         with contextlib.suppress(DraftbenchError, OSError):
             StopNote(pid=status.pid, asked_at=now()).write(run.path)
         return (

@@ -113,7 +113,7 @@ def cancel(home: Home, run: RunFolder) -> str:
     again = run.status().stop_asked_at is not None
     process = run.ask_to_stop()
     if again:
-        return f"Process {process} was asked to stop run {run.id} at once. The last checkpoint is kept."
+        return f"Process {process} was asked to stop run {run.id} at once. What is finished is kept."
     return (
         f"Run {run.id} is stopping: process {process} ends within five seconds and keeps what is finished, "
         "so it can be resumed. Cancel it once more to stop it at once."

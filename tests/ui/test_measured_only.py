@@ -10,6 +10,7 @@ from engine.records.status import Status
 from engine.runs.as_it_is import recipe_as_it_is
 from engine.runs.execution import execute
 from engine.runs.folder import RunFolder
+from engine.runs.process import now, process_identity
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import finished_id
 from tests.unit.cli.test_measure_only import TINY
@@ -53,6 +54,19 @@ def test_a_target_alone_on_every_page_that_lists_runs(page: OpenPage, finished_h
     home = page("home", measured=alone.id)
     assert "plain decoding gives" in words(home)
     assert len([metric for metric in home.metric if metric.label.startswith("acceptance")]) == 1  # the trained one's
+
+
+@pytest.mark.parametrize("state", ["done", "cancelled", "running"])
+@pytest.mark.parametrize("view", ["Log", "Configuration", "Origin", "Files", "Labels"])
+def test_no_part_of_its_page_speaks_of_a_training(page: OpenPage, alone: RunFolder, view: str, state: str):
+    me = process_identity()
+    if state != "done":
+        alone.set_status(state=state, **me, stop_asked_at=now() if state == "running" else None)
+        alone.summary_path.unlink()
+    test = page("run", run=alone.id, view=view)
+    helps = " ".join(button.help for button in test.button)
+    for word in ("checkpoint", "during training", "final weights", "trained and measured"):
+        assert word not in words(test) + helps
 
 
 def test_a_draft_as_it_is_is_no_best_draft(page: OpenPage, finished_home: Path, recipe: Path, tiny_target_folder: Path):

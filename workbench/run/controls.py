@@ -6,6 +6,7 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from engine.jobs.executors import chosen_place, place_of
+from engine.runs.advice import trains
 from engine.runs.folder import RunFolder
 from engine.traces.measured import holds_traces
 from workbench.live.drafts import has_draft
@@ -24,8 +25,7 @@ def buttons(run: RunFolder, state: str) -> None:
                 lambda: place_of(run).cancel(home, run),
                 key=f"cancel-{run.id}",
                 icon=":material/dangerous:" if stopping else ":material/stop_circle:",
-                help="Stops without waiting for the next safe point: work since the last checkpoint is lost. "
-                "The run can be resumed."
+                help=f"Stops without waiting for the next safe point: {_lost(run)} is lost. The run can be resumed."
                 if stopping
                 else "Stops within five seconds and keeps finished work. The run can be resumed.",
             )
@@ -36,7 +36,9 @@ def buttons(run: RunFolder, state: str) -> None:
                 key=f"resume-{run.id}",
                 type="primary",
                 icon=":material/play_arrow:",
-                help="Continues from the last checkpoint. The final weights equal those of an uninterrupted run.",
+                help="Continues from the last checkpoint. The final weights equal those of an uninterrupted run."
+                if trains(run)
+                else "Measures again; answers of the target that are kept are reused.",
             )
         if has_recipe:
             actions.button(
@@ -72,9 +74,14 @@ def _has_rates(run: RunFolder) -> bool:
         return False
 
 
+def _lost(run: RunFolder) -> str:
+    return "work since the last checkpoint" if trains(run) else "the measurement so far"
+
+
 def _resume(run: RunFolder) -> str:
     place_of(run).resume(queries.home(), run)
-    return f"Run {run.id} is queued and will continue from its last checkpoint."
+    how = "continue from its last checkpoint" if trains(run) else "measure again"
+    return f"Run {run.id} is queued and will {how}."
 
 
 def _again(run: RunFolder) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from engine.records.training import Training
+from engine.runs.advice import trains
 from engine.runs.folder import RunFolder
 from workbench.run.take_away import take_away
 
@@ -27,7 +28,12 @@ def files(run: RunFolder) -> None:
         _COLUMN.DatetimeColumn("Written (UTC)", format="YYYY-MM-DD HH:mm:ss"),
     )
     if weight_files.empty:
-        st.info("No weights yet; the first checkpoint is written during training.", icon=":material/save:")
+        st.info(
+            "No weights yet; the first checkpoint is written during training."
+            if trains(run)
+            else "No weights: the run only measures, and keeps no draft.",
+            icon=":material/save:",
+        )
     else:
         st.dataframe(
             weight_files,

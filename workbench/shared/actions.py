@@ -46,7 +46,7 @@ def _turn() -> int:
     return int(st.session_state.get(_TURN, 0))
 
 
-def _act(action: Action, key: str, turn: int, place: str) -> None:
+def _act(action: Action, key: str, turn: int, place: str = "") -> None:
     last_key, last_time = st.session_state.get(_LAST, ("", -_DOUBLE_CLICK_S))
     doubled = key == last_key and time.monotonic() - last_time < _DOUBLE_CLICK_S
     if turn != _turn() or doubled:
