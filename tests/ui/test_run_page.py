@@ -79,7 +79,8 @@ def test_a_measured_run_shows_before_after_interval_and_n(finished_home: Path, p
     assert {"tau, T = 0", "Speed-up"} <= set(cards)
     wording = words(test)
     assert "n = 5 prompts" in wording
-    assert "95% [" in wording
+    assert "too few for an interval" in wording  # of five prompts
+    assert "95% interval [" not in wording
     assert any("Losslessness certificate" in box.label for box in test.expander)
     assert "Resume" not in buttons(test)
 
