@@ -70,7 +70,8 @@ def _one(case: str, home: Home, scratch: Path) -> tuple[float, str]:
         "magpie": ["data", "magpie", "recipes/magpie/general.yaml", "--out", str(scratch / "prompts.jsonl")],
     }
     with _started(commands[case], home, scratch / f"{case}.log") as process:
-        _until(lambda: b"it/s" in (text := (scratch / f"{case}.log").read_bytes()) or b"s/it" in text, process)
+        _until(lambda: b"%|" in (scratch / f"{case}.log").read_bytes(), process)  # the bar of its first phase
+        time.sleep(1)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_S)

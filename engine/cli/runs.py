@@ -86,7 +86,7 @@ def samples(as_json: Json = False) -> None:
 
 @runs_app.command("cancel")
 def cancel(context: typer.Context, run_id: RunId, as_json: Json = False) -> None:
-    """Stop a running run after a checkpoint, or unqueue it.
+    """Stop a running run, or unqueue it; a stopped run can be resumed.
 
     \b
     Example:
