@@ -48,6 +48,11 @@ def interval(estimate: Estimate, digits: int = 3) -> str:
     return f"{number(estimate.value, digits)} {within(estimate, digits)}".rstrip()
 
 
+def times(estimate: Estimate, what: str = "") -> str:
+    """'1.28x [1.25, 1.30]', '1.28x (n = 2)' of too few prompts; `what` follows the x: '1.28x plain [1.25, 1.30]'."""
+    return " ".join(part for part in (f"{number(estimate.value, 2)}x", what, within(estimate, 2)) if part)
+
+
 def within(estimate: Estimate, digits: int = 3) -> str:
     """'[0.390, 0.433]', '(n = 2)' of too few prompts, '' without a value or without bounds."""
     if not is_number(estimate.value):

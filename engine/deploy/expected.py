@@ -22,7 +22,7 @@ from engine.measure.predicted_speed import GammaChoice, RoundCosts, predict_spee
 from engine.measure.speed_words import measured_where
 from engine.measure.step_words import true_of
 from engine.measure.text_rounds import PredictedRates, TextRounds, predicted_rates
-from engine.numbers import has_bounds, interval
+from engine.numbers import has_bounds, times
 from engine.records.provenance import Provenance
 from engine.records.speed import Speed
 from engine.records.step_times import StepCell, StepTimes
@@ -293,7 +293,7 @@ class _Forecast:
             return worth
         if clock.forward_s.num_draft_tokens != gamma:
             return worth
-        words = f"On the clock this run measured {interval(clock.speedup, 2)}x at this gamma"
+        words = f"On the clock this run measured {times(clock.speedup)} at this gamma"
         if has_bounds(clock.speedup) and not clock.speedup.low <= worth.speedup.value <= clock.speedup.high:
             words += ": the prediction is outside that interval, so trust the measured figure"
         return replace(worth, sentence=f"{worth.sentence} {words}.")

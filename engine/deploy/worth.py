@@ -9,7 +9,7 @@ from engine.measure.cost_model import break_even_alpha
 from engine.measure.decision import Answer, answer_of
 from engine.measure.predicted_speed import GammaChoice, GammaSpeed, acceptance_for, draft_seconds_for
 from engine.measure.speed_words import verdict
-from engine.numbers import LEAST_PROMPTS, interval, is_number, number
+from engine.numbers import LEAST_PROMPTS, interval, is_number, number, times
 from engine.records.interval import Interval
 
 
@@ -67,7 +67,7 @@ def worth_it(costs: StepCosts, choice: GammaChoice, *, asked: int | None = None,
     answer = answer_of([speed.speedup])
     untimed = "" if asked in (None, gamma) else f" (gamma {asked} was not timed)"
     words = (
-        f"{answer[:1].upper()}{answer[1:]} at gamma {gamma}{untimed}: {interval(speed.speedup, 2)}x plain decoding "
+        f"{answer[:1].upper()}{answer[1:]} at gamma {gamma}{untimed}: {times(speed.speedup, 'plain decoding')} "
         f"predicted; a round gives {interval(speed.tokens, 2)} tokens and costs {number(speed.cost.value, 2)} plain "
         f"steps (c = {number(costs.cost_ratio)}, pays from an acceptance of {_acceptance(needed)}, these rounds have "
         f"{_acceptance(now)})"
@@ -97,7 +97,7 @@ def _advice(costs: StepCosts, choice: GammaChoice, needed: float) -> list[str]:
     """What would change the answer, or decide it; what is better still where it pays."""
     speed, other = choice.at(costs.gamma), _better_gamma(costs.gamma, choice)
     better = (
-        f"gamma {other.gamma} is predicted to give {interval(other.speedup, 2)}x: {answer_of([other.speedup])}"
+        f"gamma {other.gamma} is predicted to give {times(other.speedup)}: {answer_of([other.speedup])}"
         if other
         else ""
     )

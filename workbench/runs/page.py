@@ -13,7 +13,7 @@ from engine.index.expressions import EXAMPLE, matching_runs
 from workbench.runs import refresh, removed, rows, selection, view_bar
 from workbench.runs import table as runs_table
 from workbench.runs.columns import COLUMNS
-from workbench.shared import actions, downloads, queries, ui
+from workbench.shared import actions, downloads, queries, ui, url_warnings
 from workbench.shared.method_names import SUPERVISION, mode_word
 from workbench.shared.pages import page_of
 
@@ -47,7 +47,12 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
         "Order", list(runs_table.ORDERS), key="order", bind="query-params", help="Pinned runs are listed first."
     )
     settings = [name for name in queries.wide().columns if name not in _NO_SETTINGS]
-    by = ["", *runs_table.GROUPS, *(name for name in settings if name not in runs_table.GROUPS)]
+    by = [runs_table.NO_GROUP, *runs_table.GROUPS, *(name for name in settings if name not in runs_table.GROUPS)]
+    if st.query_params.get("group") == runs_table.ONCE_NO_GROUP:
+        del st.query_params["group"]
+        url_warnings.handled("group")
+    if st.session_state.get("group") == runs_table.ONCE_NO_GROUP:
+        st.session_state["group"] = runs_table.NO_GROUP
     if st.session_state.get("group", by[0]) not in by:  # of a saved view
         st.caption(f":material/link_off: No run has {ui.text(st.session_state['group'])} to group by.")
         st.session_state["group"] = by[0]
@@ -55,7 +60,7 @@ def filters(known: pd.DataFrame) -> runs_table.Filters:
         ui.choose_one(
             "Group by",
             by,
-            {name: title_of(name) for name in by} | {"": "nothing"},
+            {name: title_of(name) for name in by} | {runs_table.NO_GROUP: "nothing"},
             "group",
             help="Groups fold and show their mean. All settings but the seed: the runs of a group are the seeds of one "
             "recipe, and the mean has a standard error.",
@@ -172,7 +177,7 @@ def render() -> None:
 def runs(shown: pd.DataFrame, known: pd.DataFrame) -> None:
     """Draw the bar of actions, the rows, and buttons to save them as a file."""
     group = st.session_state["group"]
-    grouped = group or None
+    grouped = group if group != runs_table.NO_GROUP else None
     if grouped:
         shown = with_group(shown, grouped)
     shown = runs_table.ordered(shown, st.session_state["order"], grouped)

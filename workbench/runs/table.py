@@ -17,6 +17,8 @@ from workbench.shared.method_names import SUPERVISION, method_name, mode_word
 CHOOSABLE = ("state", "domain", "loss", "mode", "supervision", "scenario", "target")
 ALL_BUT_SEED = "all settings but the seed"
 GROUPS = ("domain", "method", ALL_BUT_SEED, "loss", "target", "scenario", "tag")
+NO_GROUP = ""
+ONCE_NO_GROUP = "nothing"  # in older addresses and saved views
 ARCHIVED = ("hidden", "shown", "only")
 UNKNOWN = "–"
 GLYPHS = {

@@ -6,12 +6,12 @@ import streamlit as st
 
 from engine.errors import DraftbenchError
 from workbench.runs import views
-from workbench.runs.table import ARCHIVED, CHOOSABLE, ORDERS
+from workbench.runs.table import ARCHIVED, CHOOSABLE, NO_GROUP, ORDERS
 from workbench.runs.views import Params, ViewConflictError
 from workbench.shared import actions, queries, ui
 
 NONE = "no saved view"
-_TEXTS = {"q": "", "where": "", "order": next(iter(ORDERS)), "group": "", "archived": ARCHIVED[0]}
+_TEXTS = {"q": "", "where": "", "order": next(iter(ORDERS)), "group": NO_GROUP, "archived": ARCHIVED[0]}
 _LISTS = ("columns", *CHOOSABLE, "tag")
 _OPEN, _SEEN, _NAME = "_view_open", "_view_seen", "_view_name"
 

@@ -112,7 +112,7 @@ color:#fff!important}
 [data-testid="stMultiSelect"] [data-tag-index] *{color:#fff!important}
 [data-testid="stCaptionContainer"]{color:inherit!important;opacity:.82}
 [data-testid="stCaptionContainer"] [data-testid="stCaptionContainer"]{opacity:1}
-kbd{color:inherit!important}
+kbd{color:inherit!important;opacity:.85!important}
 [data-testid="stExpander"] summary{opacity:.85!important}
 [data-testid="stCode"] .token{color:inherit!important}
 """

@@ -131,10 +131,10 @@ def test_without_step_times_the_runs_own_timing_answers_and_what_to_run_is_said(
 def test_a_prediction_stands_beside_what_the_run_measured_and_yields_to_it(run: RunFolder):
     summary = read_json(run.summary_path)
     at = summary["speed"]["temperature"]
-    summary["speed"]["speedup"] |= {"value": 50.0, "low": 49.0, "high": 51.0}
+    summary["speed"]["speedup"] |= {"value": 50.0, "low": 49.0, "high": 51.0, "n_prompts": 8}
     run.summary_path.write_text(json.dumps(summary))
     sentences = {row.temperature: row.worth.sentence for row in expectations(run, servers=["transformers"]).rows}
-    assert "On the clock this run measured 50.00 [49.00, 51.00]x at this gamma" in sentences[at]
+    assert "On the clock this run measured 50.00x [49.00, 51.00] at this gamma" in sentences[at]
     assert "trust the measured figure" in sentences[at]
     assert all("On the clock" not in words for other, words in sentences.items() if other != at)
 

@@ -371,7 +371,7 @@ def test_an_export_waits_for_the_run_at_work(tmp_path: Path, monkeypatch: pytest
     for folder in (run, other):
         folder.path.mkdir(parents=True)
     with other.working(), pytest.raises(DraftbenchError, match="run busy is in progress") as refused:
-        export_job.start(home, run, "exports/r", overwrite=False, check=True)
+        export_job.start(home, run, "vllm", "exports/r", overwrite=False, check=True)
     assert refused.value.fix
     assert export_job.read(run).state == "none"
 
@@ -391,17 +391,19 @@ def test_an_export_starts_once_and_never_among_the_runs(tmp_path: Path, monkeypa
     run.path.mkdir(parents=True)
     for folder in ("", "  ", "runs/r/draft", str(home.runs), "exports/../runs/x"):
         with pytest.raises(DraftbenchError):
-            export_job.start(home, run, folder, overwrite=False, check=True)
-    export_job.start(home, run, "exports/r", overwrite=True, check=False)
+            export_job.start(home, run, "vllm", folder, overwrite=False, check=True)
+    export_job.start(home, run, "vllm", "exports/r", overwrite=True, check=False)
     with pytest.raises(DraftbenchError, match="already"):
-        export_job.start(home, run, "elsewhere", overwrite=False, check=True)
+        export_job.start(home, run, "vllm", "elsewhere", overwrite=False, check=True)
     assert len(started) == 1
-    assert started[0][-7:] == [
+    assert started[0][-9:] == [
         "export",
         "r",
         "--out",
         str(tmp_path / "exports" / "r"),
         "--json",
+        "--for",
+        "vllm",
         "--overwrite",
         "--no-check",
     ]
