@@ -29,7 +29,7 @@ def title(name: str) -> str:
     return f"Would decide: {CLAIMS[claim].title}" + (f" (runs of {study})" if study else "")
 
 
-def found(name: str) -> MissingStudy:
+def deciding(name: str) -> MissingStudy:
     """The study as Findings shows it. Raises DraftbenchError if the claim needs none now."""
     claim, of = _parts(name)
     study = evaluate_home(queries.home(), of or None).wanted[claim].study

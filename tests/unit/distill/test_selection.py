@@ -27,6 +27,7 @@ from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.tiny_pair import draft_of, loaded
+from tests.unit.distill.trainings import PowerCut
 
 STEPS = 6
 IDS = torch.arange(2, 222, 2)
@@ -283,10 +284,6 @@ def test_both_losses_are_taken_in_the_precision_of_training(target, capture):
     source = SelectedBatches(offline(target, capture, spec, draft), draft.model, draft.model)
     assert not source.gap(source.source.micro_batches(0)[0]).any()
     assert source.dtype == torch.bfloat16
-
-
-class PowerCut(BaseException):
-    """Nothing in the engine may catch it, as nothing catches a power cut."""
 
 
 def test_a_run_broken_off_ends_with_the_same_weights(tmp_path, target, capture):

@@ -31,6 +31,7 @@ from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.kill import kill_myself, run_until_killed
 from tests.tiny_pair import blend, captured, draft_of, into, loaded, questions, stopping_target
+from tests.unit.distill.trainings import PowerCut
 
 STEPS, LIMITS = 7, CaptureSpec(max_new_tokens=12, batch_size=4)
 TRIMMED = torch.arange(2, 222, 2)
@@ -498,10 +499,6 @@ def fingerprint(folder: Path, outcome: Outcome) -> dict[str, Any]:
 
 def tokens_at(folder: Path, target: LoadedModel, capture: Capture, form: str, **more: Any) -> Trainer:
     return trainer_in(folder, target, capture, settings(form=form, share=0.6), **more)
-
-
-class PowerCut(BaseException):
-    """Nothing in the engine may catch it, as nothing catches a power cut."""
 
 
 @pytest.mark.parametrize("form", ["sampled", "assisted"])

@@ -32,6 +32,7 @@ from engine.models.load import LoadedModel
 from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.tiny_pair import captured, into, noisy_copy, questions
+from tests.unit.distill.trainings import PowerCut
 
 LIMIT = 12
 CAPTURE = CaptureSpec(max_new_tokens=LIMIT)
@@ -409,10 +410,6 @@ def test_a_replay_share_brings_back_earlier_answers(tmp_path: Path, target: Load
 
 
 # ---- broken off -----------------------------------------------------------------------------
-
-
-class PowerCut(BaseException):
-    """Nothing in the engine may catch it."""
 
 
 HARD = {"replay_share": 0.5, "steps_per_update": 2, "swap_every": 2}
