@@ -62,7 +62,7 @@ def loads_leniently(text: str | bytes) -> tuple[Any, list[Spoilt]]:
         value = json.loads(read, parse_int=integer, object_pairs_hook=members)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise ValueError(f"is not valid JSON: {error.msg} at {line}column {error.colno}") from None
+        raise ValueError(f"is not valid JSON: {error.msg.removesuffix(' at')} at {line}column {error.colno}") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     return value, spoilt
