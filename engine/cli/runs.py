@@ -256,7 +256,7 @@ def index(
         "written": report.written,
         "unchanged": len(report.unchanged),
         "failed": report.failed,
-        "removed": [] if rebuild else ingest.remove_missing(where),
+        "removed": report.removed,
         "damaged": ingest.damaged_runs(where),
         "repaired": report.repaired,
     }

@@ -21,7 +21,7 @@ from engine.findings.pooling import impossible
 from engine.findings.runs import DAMAGED, Run, select
 from engine.index import queries
 from engine.index.connection import reading
-from engine.index.ingest import add_details, ingest_all, remove_missing
+from engine.index.ingest import add_details, ingest_all
 from engine.paths import Home
 from engine.records.provenance import Provenance
 from engine.records.study_tag import of_study, studies_of
@@ -96,7 +96,6 @@ def evaluate_home(home: Home, study: str | None = None, *, up_to_date: bool = Fa
     """Every claim tested on the runs of a home, or of one study. `up_to_date`: the index was just ingested."""
     if not up_to_date:
         ingest_all(home)
-        remove_missing(home)
     with reading(home.index) as con:
         kept = kept_of(con, home, study)
     result = kept.get("findings", _RESULT, lambda: _worked_out(home, study))

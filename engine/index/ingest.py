@@ -19,7 +19,7 @@ import psutil
 
 from engine.errors import DraftbenchError
 from engine.index import rows
-from engine.index.changes import changed_runs, fingerprint, missing_runs
+from engine.index.changes import differences, fingerprint, gone_runs
 from engine.index.connection import (
     TIMEOUT_S,
     IndexDamagedError,
@@ -49,11 +49,12 @@ _log = logging.getLogger("draftbench")
 
 @dataclass
 class IngestReport:
-    """Run ids that were written and left alone, and those that could not be read, with the reason."""
+    """Run ids that were written, left alone and removed, and those that could not be read, with the reason."""
 
     written: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)  # their folders are gone
     repaired: str = ""  # what was wrong with the index that was set aside, and where it is now
 
 
@@ -78,9 +79,9 @@ def ingest_run(index: Path, run_folder: Path, timeout_s: float = TIMEOUT_S) -> b
 
 
 def ingest_all(home: Home, timeout_s: float = TIMEOUT_S, *, quick: bool = False) -> IngestReport:
-    """Bring every run of `home` up to date, letting others at the index in between.
+    """Make the index what the run folders of `home` are, letting others at the index in between.
 
-    `quick`: see `changed_runs`.
+    `quick`: see `engine.index.changes.differences`.
 
     A run that is damaged is written with what is wrong with it. An index that cannot be opened is set aside and made
     again; `IngestReport.repaired` then says so.
@@ -95,15 +96,17 @@ def _ingest_all(home: Home, timeout_s: float, *, quick: bool = False) -> IngestR
     if was_found_damaged(home.index):
         raise IndexDamagedError(f"the index {home.index} was damaged when it was read")
     with reading(home.index, timeout_s) as con:
-        names, unchanged = changed_runs(con, home, quick=quick)
-    report = IngestReport(unchanged=unchanged)
-    changed = [home.runs.absolute() / name for name in names]
+        seen = differences(con, home, quick=quick)
+    report = IngestReport(unchanged=seen.unchanged)
+    changed = [home.runs.absolute() / name for name in seen.changed]
     while changed:
         with open_writer(home.index, timeout_s) as con:
             until = time.monotonic() + _HOLD_S
             while changed and time.monotonic() < until:
                 _ingest_into(con, changed[:_AT_ONCE], home, report)
                 del changed[:_AT_ONCE]
+    if seen.gone:
+        report.removed = forget(home, seen.gone, timeout_s)
     return report
 
 
@@ -202,13 +205,10 @@ def damaged_runs(home: Home, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
     return dict(damaged)
 
 
-def remove_missing(home: Home, timeout_s: float = TIMEOUT_S) -> list[str]:
-    """Forget the runs whose folder is gone; returns their ids."""
-    with reading(home.index, timeout_s) as con:
-        if not missing_runs(con, home):
-            return []
+def forget(home: Home, run_ids: Sequence[str], timeout_s: float = TIMEOUT_S) -> list[str]:
+    """Delete the rows of these runs, of those whose folder is gone; returns their ids."""
     with open_writer(home.index, timeout_s) as con, transaction(con):
-        gone = missing_runs(con, home)
+        gone = [run_id for run_id in gone_runs(con, home) if run_id in run_ids]
         for run_id in gone:
             delete_run(con, run_id)
     return gone

@@ -5,11 +5,11 @@ A kill tears the last line, and a resumed run does some steps again; `parse_even
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -239,4 +239,4 @@ def replay(events: Iterable[Event]) -> list[Event]:
             training.clear()
             from_checkpoint = True
         (training if event.TRAINS else resumes if isinstance(event, Resumed) else others).append((number, event))
-    return [event for _, event in heapq.merge(training, resumes, others, key=lambda item: item[0])]
+    return [event for _, event in sorted([*training, *resumes, *others], key=itemgetter(0))]

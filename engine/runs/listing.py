@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from engine.errors import DraftbenchError
-from engine.index.changes import changed_runs, missing_runs
+from engine.index.changes import differences
 from engine.index.connection import IndexDamagedError, reading, was_found_damaged
 from engine.numbers import number
 from engine.paths import Home
@@ -52,12 +52,12 @@ def list_runs(home: Home) -> list[dict[str, Any]]:
 def _from_index(home: Home) -> _Rows:
     if not was_found_damaged(home.index):
         with contextlib.suppress(IndexDamagedError), reading(home.index, timeout_s=_PATIENCE_S) as con:
-            if not changed_runs(con, home)[0] and not missing_runs(con, home):
+            seen = differences(con, home)
+            if not seen.changed and not seen.gone:
                 return _indexed(con)
-    from engine.index.ingest import ingest_all, remove_missing
+    from engine.index.ingest import ingest_all
 
     ingest_all(home, timeout_s=_PATIENCE_S)
-    remove_missing(home, timeout_s=_PATIENCE_S)
     with reading(home.index, timeout_s=_PATIENCE_S) as con:
         return _indexed(con)
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
 from engine.index.connection import reading
-from engine.index.ingest import remove_missing
+from engine.index.ingest import forget
 from engine.paths import Home
 from engine.records.study_tag import STUDY_TAG
 from engine.runs import trash
@@ -53,7 +53,7 @@ def remove_run(home: Home, run: RunFolder, *, for_good: bool = False) -> None:
     if for_good:
         trash.delete(removed)
     with contextlib.suppress(DraftbenchError):  # a busy index forgets it when it is next looked at
-        remove_missing(home)
+        forget(home, [run.id])
     trash.sweep(home)
 
 

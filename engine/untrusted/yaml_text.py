@@ -22,8 +22,11 @@ _MAX_VALUES = 100_000  # after all aliases are copied
 _MAX_DEPTH = 50
 _SHOWN_CHARACTERS = 600
 _TAG = "tag:yaml.org,2002:"
+_NUMBERS = frozenset({_TAG + "int", _TAG + "float"})
+_WORDS = frozenset({_TAG + "str", _TAG + "merge"})
 # Numbers of YAML 1.1 that most people, and YAML 1.2, read differently: 010 is eight there, and 1:30 is ninety.
 _AMBIGUOUS_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9.]+)+)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NESTED = re.compile(r"(?:[-?:] ){8}|^ {40}", re.MULTILINE)
 _RESOLVERS = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TAG + "timestamp"]
@@ -111,22 +114,22 @@ def _check(loader: _Loader | _QuickLoader, node: yaml.Node) -> None:
     sizes: dict[int, int] = {}
 
     def size(part: yaml.Node) -> int:
+        if isinstance(part, yaml.ScalarNode):  # most of a recipe
+            if part.tag in _NUMBERS and _AMBIGUOUS_NUMBER.fullmatch(part.value):
+                raise _Refused(
+                    f"{part.value} at line {part.start_mark.line + 1} is another number to another reader of YAML; "
+                    "write a plain number, or text in quotes"
+                )
+            return 1
         known = sizes.get(id(part))
         if known == 0:
             raise _Refused(f"the value at line {part.start_mark.line + 1} contains itself")
         if known is None:
             sizes[id(part)] = 0
-            inner: list[yaml.Node] = []
+            inner: list[yaml.Node] = part.value
             if isinstance(part, yaml.MappingNode):
                 _refuse_duplicate_keys(loader, part)
                 inner = [child for pair in part.value for child in pair]
-            elif isinstance(part, yaml.SequenceNode):
-                inner = part.value
-            elif part.tag in (_TAG + "int", _TAG + "float") and _AMBIGUOUS_NUMBER.fullmatch(part.value):
-                raise _Refused(
-                    f"{part.value} at line {part.start_mark.line + 1} is another number to another reader of YAML; "
-                    "write a plain number, or text in quotes"
-                )
             known = sizes[id(part)] = 1 + sum(size(child) for child in inner)
             if known > _MAX_VALUES:
                 raise _Refused(f"it holds more than {_MAX_VALUES:,} values once its aliases are written out")
@@ -141,7 +144,7 @@ def _refuse_duplicate_keys(loader: _Loader | _QuickLoader, mapping: yaml.Mapping
         if not isinstance(key, yaml.ScalarNode):
             raise _Refused(f"the key at line {key.start_mark.line + 1} is not a plain word")
         # `<<` brings in another mapping, whose keys those beside it override on purpose.
-        name = key.value if key.tag == _TAG + "merge" else loader.construct_object(key)
+        name = key.value if key.tag in _WORDS else loader.construct_object(key)
         line = key.start_mark.line + 1
         if name in lines:
             raise _Refused(f"the key {key.value!r} stands at line {lines[name]} and again at line {line}")
@@ -154,7 +157,7 @@ def _copied(value: Any) -> Any:
         return {_copied(key): _copied(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_copied(inner) for inner in value]
-    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+    if isinstance(value, str) and _SURROGATE.search(value):
         raise _Refused(f"{value[:40]!a} holds half of a surrogate pair, which is not a character")
     if value is not None and not isinstance(value, str | int | float):  # of a tag such as !!binary or !!set
         raise _Refused(f"a value of type {type(value).__name__} is not a setting")

@@ -17,7 +17,7 @@ from engine.index import queries as store
 from engine.index.connection import reading
 from engine.index.contents import MEASURED_ONLY
 from engine.index.expressions import recipe_names, wide_table
-from engine.index.ingest import add_details, ingest_all, remove_missing
+from engine.index.ingest import add_details, ingest_all
 from engine.jobs.executors import wake_all
 from engine.numbers import LEAST_PROMPTS
 from engine.paths import Home, run_id_of
@@ -43,7 +43,6 @@ def home() -> Home:
 def _indexed(root: str) -> float:
     """Update index and queue from the run folders, at most once every few seconds for all visitors together."""
     ingest_all(home(), quick=True)
-    remove_missing(home())
     trash.sweep(home())
     if _any_unfinished():
         wake_all(home())  # restarts a queue, or a cluster's driver, that was killed

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.index import changes
-from engine.index.changes import changed_runs
+from engine.index.changes import Differences, differences
 from engine.index.connection import reading
 from engine.index.ingest import ingest_all
 from engine.paths import home
@@ -20,7 +20,7 @@ from tests.unit.runs.test_damaged import make
 
 def quick() -> list[str]:
     with reading(home().index) as con:
-        return changed_runs(con, home(), quick=True)[0]
+        return differences(con, home(), quick=True).changed
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_what_is_edited_in_place_is_seen_in_its_turn(run: RunFolder, monkeypatch
     with open(run.path / "config.yaml", "a", encoding="utf-8") as file:
         file.write("# a remark\n")
     assert quick() == []
-    monkeypatch.setattr(changes, "_TURNS", 15)
-    assert any(quick() for _ in range(15))
+    monkeypatch.setattr(changes, "_TURNS", 30)
+    assert any(quick() for _ in range(30))
 
 
 def test_an_unfinished_run_is_looked_at_each_time(run: RunFolder):
@@ -83,4 +83,5 @@ def test_a_removed_and_a_new_folder_are_seen(run: RunFolder):
     shutil.copytree(run.path, copy)
     assert quick() == ["copy"]
     shutil.rmtree(run.path)
-    assert quick() == ["copy"]
+    with reading(home().index) as con:
+        assert differences(con, home(), quick=True) == Differences(changed=["copy"], gone=[run.id])

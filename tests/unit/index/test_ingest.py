@@ -17,7 +17,7 @@ from engine.index import changes, ingest, queries, rows
 from engine.index.changes import fingerprint
 from engine.index.connection import reading, writing
 from engine.index.contents import loss_label, read_run
-from engine.index.ingest import ingest_all, ingest_run, rebuild, remove_missing
+from engine.index.ingest import forget, ingest_all, ingest_run, rebuild
 from engine.index.schema import PARQUET_TABLES, RUN_TABLES
 from engine.paths import Home
 from engine.records.summary import Summary
@@ -400,14 +400,15 @@ def test_ingest_all_goes_on_past_a_run_that_cannot_be_read(home, monkeypatch):
     assert report.failed == {"run-1": "not yours"}
 
 
-def test_remove_missing_forgets_only_runs_whose_folder_is_gone(home, tmp_path):
+def test_only_runs_whose_folder_is_gone_are_forgotten(home, tmp_path):
     kept, gone = make_run(home, "kept"), make_run(home, "gone")
     outside = make_run(Home(tmp_path / "elsewhere"), "outside")
     for folder in (kept, gone, outside):
         ingest_run(home.index, folder)
-    assert remove_missing(home) == []
+    assert ingest_all(home).removed == []
     gone.rename(tmp_path / "gone")
-    assert remove_missing(home) == ["gone"]
+    assert forget(home, ["kept", "outside"]) == []
+    assert ingest_all(home).removed == ["gone"]
     assert counts(home, "gone") == dict.fromkeys(WHOLE, 0)
     assert counts(home, "outside") == counts(home, "kept") == WHOLE
 
@@ -417,8 +418,8 @@ def test_a_moved_home_keeps_its_index(home, tmp_path):
     ingest_all(home)
     home.root.rename(tmp_path / "moved")
     moved = Home(tmp_path / "moved")
-    assert remove_missing(moved) == []
-    assert ingest_all(moved).unchanged == ["run-1"]
+    report = ingest_all(moved)
+    assert (report.unchanged, report.removed) == (["run-1"], [])
 
 
 def test_rebuild_equals_what_ingest_made(home):

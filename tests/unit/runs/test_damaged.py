@@ -13,7 +13,7 @@ import pytest
 from engine.config.reading import parse_recipe
 from engine.errors import DraftbenchError
 from engine.fileio import read_json
-from engine.index.ingest import ingest_all, remove_missing
+from engine.index.ingest import ingest_all
 from engine.jobs import queue
 from engine.paths import home, run_id_of
 from engine.planning.doctor import _runs
@@ -190,7 +190,7 @@ def test_the_commands_name_a_damaged_run_and_get_rid_of_it(draftbench: Draftbenc
     assert read_labels(bad).archived
     assert draftbench("runs", "remove", bad.id, "--yes").code == 0
     assert [row["run"] for row in draftbench("runs", "--json").json()] == [good.id]
-    assert remove_missing(home()) == []
+    assert ingest_all(home()).removed == []
 
 
 def test_a_recipe_of_a_run_is_read_as_it_stands_and_nothing_beside_it():
