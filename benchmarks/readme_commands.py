@@ -3,7 +3,7 @@
     python benchmarks/readme_commands.py /some/empty/folder                 # all: an hour on two idle cores
     python benchmarks/readme_commands.py FOLDER --list                      # list the commands
     python benchmarks/readme_commands.py FOLDER --skip-slow --only 'data|export'
-    python benchmarks/readme_commands.py FOLDER --python .venv              # use this environment: no install
+    python benchmarks/readme_commands.py FOLDER --python .venv              # use this environment: no make
 
 FOLDER gets a clone of the committed tree, HOME, DRAFTBENCH_HOME and DRAFTBENCH_CACHE of its own, a log of each command,
 and done.jsonl: a second call continues after the commands that succeeded. A command that serves forever succeeds once
@@ -358,6 +358,8 @@ def main() -> int:
         and not (options.skip_slow and _SLOW.match(command.text))
         and not (options.python and command.text.startswith("make "))
     ]
+    if options.python:  # of what `make run` does first, the part that is not the environment
+        selected.insert(0, Command(0, "draftbench fetch", ""))
     if options.list:
         print("\n".join(f"README.md:{c.line}: {c.text}" + (f"   # {c.comment}" if c.comment else "") for c in selected))
         return 0
