@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,24 @@ def is_slow(item: pytest.Item) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test can touch the user's own results or cache."""
-    monkeypatch.setenv("DRAFTBENCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("DRAFTBENCH_CACHE", str(tmp_path / "cache"))
+def own_folders(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """No test can touch the user's own results or cache.
+
+    A test that asks for no `tmp_path` gets the names of folders that nobody has made: most never write to them, and
+    to make and remove a folder takes longer than many a test.
+    """
+    asks = "tmp_path" in request.fixturenames
+    own = request.getfixturevalue("tmp_path") if asks else tmp_path_factory.getbasetemp() / f"own-{next(_numbers)}"
+    monkeypatch.setenv("DRAFTBENCH_HOME", str(own / "home"))
+    monkeypatch.setenv("DRAFTBENCH_CACHE", str(own / "cache"))
+    yield
+    if not asks and own.exists():
+        shutil.rmtree(own)
+
+
+_numbers = itertools.count()
 
 
 def byte_tokenizer(template: str | None = CHATML) -> Any:

@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+PRELOADED = ["engine.distill.trainer", "transformers.models.llama", "tests.tiny_pair"]  # what such work needs
+
 
 def run_until_killed(work: Callable[..., None], *arguments: Any) -> None:
     """Run `work` in a process of its own that must end by SIGKILL, as `kill_myself` does.
@@ -19,7 +21,7 @@ def run_until_killed(work: Callable[..., None], *arguments: Any) -> None:
     import torch
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["engine.distill.trainer", "engine.capture.store", "transformers.models.llama"])
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=_run, args=(torch.get_num_threads(), work, arguments))
     process.start()
     process.join(timeout=120)
@@ -31,6 +33,9 @@ def _run(threads: int, work: Callable[..., None], arguments: tuple[Any, ...]) ->
 
     torch.set_num_threads(threads)
     work(*arguments)
+
+
+PRELOADED = ["engine.distill.trainer", "transformers.models.llama", "tests.tiny_pair"]
 
 
 def kill_myself() -> None:

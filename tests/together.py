@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.distill.processes import Processes
+from tests.kill import PRELOADED
 
 TIMEOUT_S = 300.0  # a crowded machine takes long to start them
 
@@ -28,7 +29,7 @@ def ends_of(work: Callable[..., None], *arguments: Any, count: int = 2) -> list[
     import torch
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["engine.distill.trainer", "engine.capture.store", "transformers.models.llama"])
+    context.set_forkserver_preload(PRELOADED)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

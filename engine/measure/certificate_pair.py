@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from scipy import stats
+from scipy import special
 
 from engine.capture.store import AnsweredPrompt
 from engine.catalogue import Proposals
@@ -152,7 +152,7 @@ def pair_chi_square(
         expected.append(pooled[1])
     statistic = float(sum(((c - e).square() / e).sum() for c, e in zip(counts, expected, strict=True)))
     freedom = sum(len(c) - 1 for c in counts)
-    p_value = 0.0 if impossible else float(stats.chi2.sf(statistic, freedom)) if freedom else 1.0
+    p_value = 0.0 if impossible else float(special.chdtrc(freedom, statistic)) if freedom else 1.0
     acceptance = float(overlap(p, q[:, 0]).mean())
     total = draws * len(prefixes)
     detail = (

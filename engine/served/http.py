@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,6 +57,12 @@ class Response:
         return self.body.decode("utf-8", "replace")
 
 
+@cache
+def _certificates(trust_env: bool) -> ssl.SSLContext:
+    """The authorities to trust, read once: it takes longer than a request to this machine."""
+    return httpx2.create_ssl_context(trust_env=trust_env)
+
+
 class Client:
     """A connection pool for the server at one address. Use as `async with`."""
 
@@ -65,6 +73,7 @@ class Client:
             follow_redirects=False,
             limits=httpx2.Limits(max_connections=None),
             headers={"Accept-Encoding": "identity"},
+            verify=_certificates(not is_this_machine(base_url)),
         )
 
     async def __aenter__(self) -> Client:

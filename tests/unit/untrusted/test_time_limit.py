@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -10,8 +11,8 @@ import pytest
 from engine.untrusted.time_limit import OutOfTime, time_limit
 
 
-def endless() -> None:
-    with time_limit(0.2):
+def endless(seconds: float = 0.2) -> None:
+    with time_limit(seconds):
         while True:
             pass
 
@@ -38,16 +39,34 @@ def test_it_is_stopped_outside_the_main_thread_too():
     assert len(raised) == 1
 
 
-def test_a_limit_that_was_not_reached_leaves_nothing_behind():
-    before = threading.active_count()
+def test_all_blocks_share_one_thread():
+    with time_limit(60):
+        before = threading.active_count()
     for _ in range(200):
         with time_limit(60):
+            assert threading.active_count() == before
+
+
+def test_of_nested_blocks_the_one_whose_time_is_up_is_stopped():
+    with time_limit(60):
+        with pytest.raises(OutOfTime, match=r"0\.2 s"):
+            endless()
+        with time_limit(30):
             pass
-    for _ in range(1000):  # threads end a little after they were cancelled
-        if threading.active_count() <= before:
-            break
-        time.sleep(0.01)
-    assert threading.active_count() <= before
+    with pytest.raises(OutOfTime, match=r"0\.3 s"), time_limit(0.3):
+        endless(60)
+
+
+def test_a_forked_process_stops_its_blocks_too():
+    with time_limit(60):  # the thread runs, and is not forked
+        child = os.fork()
+        if child == 0:
+            try:
+                endless()
+            except OutOfTime:
+                os._exit(7)
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_nothing_is_raised_after_a_block_that_ended_in_time():
