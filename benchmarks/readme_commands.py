@@ -10,7 +10,7 @@ and done.jsonl: a second call continues after the commands that succeeded. A com
 the page that it prints answers; it is then stopped. What README asks the user to bring is provided: `my-logs.jsonl` is
 written; a server over the embedded model (benchmarks/model_server.py) is started, and its port and name replace those
 in README; `served probe` asks the server that README's export for llama.cpp starts; RUN is a sample.
-"when both are done" waits. Prints a table; exits with status 1 unless every command exits
+"when both are done" waits; what needs a CUDA device is left out where there is none. Prints a table; exits with status 1 unless every command exits
 with 0 or serves.
 """
 
@@ -37,6 +37,7 @@ _PROGRAMS = ("make", "draftbench", "streamlit", "source", "python", "pip", "git"
 _SERVES = re.compile(r"^(make run|streamlit run|draftbench live)\b")
 _SLOW = re.compile(r"^(make test|draftbench (run|tune|data magpie|study (?!show)(?!.*--plan)))\b")
 _SAMPLE = "serve-chinese"  # what stands for RUN; README trains a second serve-biology
+_CUDA = "benchmarks/gpu.py"
 _NEVER = re.compile(
     r"VARIABLE|RUN$|cancel RUN|--resume RUN|[A-Z]{4,}/|HOST|\.\.\."
 )  # inline lines that are patterns, not commands
@@ -358,6 +359,8 @@ def main() -> int:
         and not (options.skip_slow and _SLOW.match(command.text))
         and not (options.python and command.text.startswith("make "))
     ]
+    if not Path("/dev/nvidia0").exists():
+        selected = [command for command in selected if _CUDA not in command.text]
     if options.python:  # of what `make run` does first, the part that is not the environment
         selected.insert(0, Command(0, "draftbench fetch", ""))
     if options.list:
