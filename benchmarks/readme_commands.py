@@ -5,13 +5,13 @@
     python benchmarks/readme_commands.py FOLDER --skip-slow --only 'data|export'
     python benchmarks/readme_commands.py FOLDER --python .venv              # use this environment: no make
 
-FOLDER gets a clone of the committed tree, HOME, DRAFTBENCH_HOME and DRAFTBENCH_CACHE of its own, a log of each command,
-and done.jsonl: a second call continues after the commands that succeeded. A command that serves forever succeeds once
-the page that it prints answers; it is then stopped. What README asks the user to bring is provided: `my-logs.jsonl` is
-written; a server over the embedded model (benchmarks/model_server.py) is started, and its port and name replace those
-in README; `served probe` asks the server that README's export for llama.cpp starts; RUN is a sample.
-"when both are done" waits; what needs a CUDA device is left out where there is none. Prints a table; exits with status 1 unless every command exits
-with 0 or serves.
+FOLDER gets a clone of the committed tree, HOME, DRAFTBENCH_HOME and DRAFTBENCH_CACHE of its own, a log of each
+command, and done.jsonl: a second call continues after the commands that succeeded. A command that serves forever
+succeeds once the page that it prints answers; it is then stopped. What README asks the user to bring is provided:
+`my-logs.jsonl` is written; a server over the embedded model (benchmarks/model_server.py) is started, and its port and
+name replace those in README; `served probe` asks the server that README's export for llama.cpp starts; RUN is a
+sample. "when both are done" waits; what needs a CUDA device is left out where there is none. Prints a table; exits
+with status 1 unless every command exits with 0 or serves.
 """
 
 from __future__ import annotations
