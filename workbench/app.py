@@ -20,6 +20,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 
+from engine.index.kept_reader import share_readers
 from workbench.live import gradio_app
 from workbench.server import allowed_routes, startup
 from workbench.server.guard import Guard, named_or_exit
@@ -27,12 +28,14 @@ from workbench.server.page_head import SCRIPT, PageHead, script
 from workbench.shared import ui, watch
 from workbench.shared.pages import shortcuts
 
+READERS_S = 0.3  # about what a page takes to draw
 live_app = gradio_app.mounted()
 
 
 @contextlib.asynccontextmanager
 async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
     """Prepare the home (samples, index, queue), and run the mounted app within this one's lifespan."""
+    share_readers(READERS_S)
     startup.prepare(st.get_option("server.address"))
     async with live_app.router.lifespan_context(live_app):
         yield {}

@@ -1,6 +1,7 @@
 """The DuckDB index over the run folders; it can be rebuilt from them at any time.
 
 connection   one writer or many readers, across processes
+kept_reader  one DuckDB instance for the readers of a moment
 schema       the tables, as numbered migrations
 ingest       run folders into tables
 changes      which run folders the index does not hold as they are now

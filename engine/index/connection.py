@@ -25,7 +25,7 @@ import filelock
 
 from engine.errors import DraftbenchError, first_line
 from engine.fileio import disk_errors
-from engine.index import schema
+from engine.index import kept_reader, schema
 from engine.index.transaction import transaction
 
 TIMEOUT_S = 30.0
@@ -133,7 +133,10 @@ def _open_reader(path: Path, deadline: float) -> duckdb.DuckDBPyConnection:
 
 def _connect_reader(path: Path, deadline: float) -> duckdb.DuckDBPyConnection:
     with _turnstile(path, deadline) if _can_lock(path) else contextlib.nullcontext():
-        return _connect(path, deadline, read_only=True)
+        con = _connect(path, deadline, read_only=True)
+        # Within the turnstile: a writer that holds it waits for what is kept.
+        kept_reader.keep(path, lambda: _connect(path, deadline, read_only=True))
+        return con
 
 
 def _connect(path: Path, deadline: float, *, read_only: bool) -> duckdb.DuckDBPyConnection:
@@ -141,6 +144,8 @@ def _connect(path: Path, deadline: float, *, read_only: bool) -> duckdb.DuckDBPy
     if os.path.lexists(path) and not path.is_file():  # DuckDB would wait for a pipe
         raise _damaged(path, "it is not a file")
     while True:
+        if not read_only:
+            kept_reader.let_go(path)
         try:
             return duckdb.connect(str(path), read_only=read_only, config=_CONFIG)
         except duckdb.Error as error:
