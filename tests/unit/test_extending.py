@@ -88,6 +88,7 @@ def call(project: Path, home: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_what_the_page_adds_is_described_everywhere(project: Path, tmp_path: Path):
     code = """
 import json

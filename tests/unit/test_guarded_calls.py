@@ -49,11 +49,13 @@ def called() -> dict[str, set[str]]:
     return {path.relative_to(PROJECT_ROOT).as_posix(): calls_in(path) for path in SOURCES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLACES)
 def test_what_has_a_guard_is_called_where_the_guard_is(name: str, called: dict[str, set[str]]):
     assert {module for module, names in called.items() if name in names} == PLACES[name]
 
 
+@pytest.mark.slow
 def test_code_of_strangers_is_never_trusted_by_a_constant():
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -79,6 +79,7 @@ def test_a_wheel_is_fetched_as_it_lies_on_the_index(index: Path, tmp_path: Path)
     assert read_member(path, "tiny/data.json") == b"[1]"
 
 
+@pytest.mark.slow
 def test_of_a_source_distribution_the_archive_is_kept(index: Path, tmp_path: Path):
     files = {"pyproject.toml": PROJECT, "backend.py": BACKEND.format(marker=str(tmp_path / "m")), "data/x.json": "[2]"}
     sdist = write_sdist(index, {name: text.encode() for name, text in files.items()})

@@ -66,12 +66,14 @@ def ended() -> dict[str, tuple[float, str, int]]:
     return result
 
 
+@pytest.mark.slow
 def test_work_that_asks_ends_at_its_safe_point(ended):
     seconds, output, status = ended["safe point"]
     assert (output, status) == ("safe\n", 0)
     assert seconds < SOON_S
 
 
+@pytest.mark.slow
 def test_work_that_does_not_ask_is_interrupted(ended):
     seconds, output, status = ended["never asks"]
     assert (output, status) == ("soon\n", 0)

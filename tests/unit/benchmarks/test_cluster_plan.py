@@ -19,6 +19,7 @@ def test_the_sums():
     assert made.wall_s(10_000, 60) == 61  # a cell is worked on by one
 
 
+@pytest.mark.slow
 def test_the_shipped_measurements_give_a_plan_that_names_them(capsys: pytest.CaptureFixture[str]):
     assert main(["--json"]) == 0
     made = json.loads(capsys.readouterr().out)
@@ -32,6 +33,7 @@ def test_the_shipped_measurements_give_a_plan_that_names_them(capsys: pytest.Cap
     assert "cost: " in printed
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_is_not_guessed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -10,6 +10,8 @@ from benchmarks.speed.goals import GOALS
 from benchmarks.speed.record import Report, read
 from benchmarks.speed.rows import Rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Report:

@@ -32,6 +32,7 @@ def test_random_prompts_differ_in_length_and_stay_below_the_longest():
     assert min(map(min, prompts)) >= 2, "never a token that ends an answer by convention"
 
 
+@pytest.mark.slow
 def test_every_round_of_a_capture_is_generated_not_copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     asked, generate = [], store.answer_prompts
 

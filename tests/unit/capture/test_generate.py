@@ -19,6 +19,8 @@ from engine.models.head import Head
 from tests.conftest import tiny_llama
 from tests.tiny_families import random_model, small_config
 
+pytestmark = pytest.mark.slow
+
 # Prompts of very different lengths, more than one batch of them.
 PROMPTS = [[0, 9], list(range(2, 40)), [0, 200, 7], [5], list(range(60, 75)), [0, 0, 8, 8], [100, 3], [0, 17, 4, 99, 6]]
 NAMES = [f"p{i}" for i in range(len(PROMPTS))]

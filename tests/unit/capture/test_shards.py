@@ -25,6 +25,8 @@ from engine.progress import SILENT, Progress
 from tests.kill import kill_myself, run_until_killed
 from tests.tiny_pair import stopping_target
 
+pytestmark = pytest.mark.slow
+
 COUNT = 14
 
 

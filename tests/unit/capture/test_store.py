@@ -33,6 +33,8 @@ from tests.conftest import CHATML, byte_tokenizer, tiny_llama
 from tests.kill import kill_myself, run_until_killed
 from tests.tiny_pair import captured, loaded, questions, stopping_target
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = CaptureSpec(temperature=1.0, max_new_tokens=10, seed=2, signal="exact", signal_top_k=8)
 
 

@@ -118,6 +118,7 @@ def planned(session: Session) -> CapturePlan:
     return plan_training(home().captures, session.recipe, session.target, session.prompts.train)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_day_it_began_on(values: dict[str, Any]):
     run = RunFolder.create(home(), parse_recipe(values))
     run.set_status(created_at="2026-01-31T12:00:00+00:00")
@@ -131,6 +132,7 @@ def test_a_run_keeps_the_day_it_began_on(values: dict[str, Any]):
     assert planned(fixed).address != first.address
 
 
+@pytest.mark.slow
 def test_heldout_prompts_that_leave_no_room_for_an_answer_are_left_out_and_counted(values: dict[str, Any]):
     recipe = parse_recipe(values)
     target = load_target(recipe)
@@ -141,6 +143,7 @@ def test_heldout_prompts_that_leave_no_room_for_an_answer_are_left_out_and_count
     assert "heldout_beyond_context" not in split_prompts(without, target).counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form", ["%F", "%e %B %Y", "%-d.%-m.%y", "%D %T", "%R", "%_d", "%^a", "%h %C", "%k", "%%Y is %Y, 100%", "%n%t|%P"]
 )

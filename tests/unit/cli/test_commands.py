@@ -17,6 +17,8 @@ from engine.fileio import read_json, write_json
 from engine.paths import PROJECT_ROOT
 from tests.unit.conftest import Draftbench
 
+pytestmark = pytest.mark.slow
+
 
 def walk(command: Any, path: tuple[str, ...] = ("draftbench",)) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield path, command

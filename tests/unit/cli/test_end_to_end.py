@@ -189,6 +189,7 @@ def test_a_finished_run_is_not_worked_on_again(
     assert exact(document) == exact(finished[1].json())
 
 
+@pytest.mark.slow
 def test_measuring_again_replaces_the_measurement_and_the_recipe_together(finished_home: Path, draftbench: Draftbench):
     document = draftbench("measure", "latest", "--set", "measure.num_draft_tokens=2", "--json").json()
     assert document["conditions"]["num_draft_tokens"] == 2
@@ -268,6 +269,7 @@ def test_a_trimmed_draft_goes_from_recipe_to_measurement_and_on_to_another_run(
     assert origin["checkpoint_sha256"] == card["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_vocabulary_that_does_not_fit_costs_no_capture(
     recipe: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
 ):

@@ -18,6 +18,8 @@ from engine.runs.session import Session
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.unit.conftest import Draftbench, Result
 
+pytestmark = pytest.mark.slow
+
 
 def assert_explained(result: Result, *words: str) -> None:
     """Exit status 2, and every word in the three lines on standard error."""

@@ -17,6 +17,8 @@ from engine.config.reading import dump_recipe, parse_recipe
 from engine.fileio import write_json
 from engine.runs.samples import sample_folders
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = 30
 
 

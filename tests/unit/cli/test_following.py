@@ -22,6 +22,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     return RunFolder.create(Home(tmp_path), RECIPE, place="ray://head:1")
 
 
+@pytest.mark.slow
 def test_each_phase_is_said_once_until_the_run_is_done(run: RunFolder, capsys: pytest.CaptureFixture[str]):
     def work() -> None:
         for status in ({"phase": "capture"}, {"phase": "train"}, {"state": "done"}):

@@ -46,6 +46,7 @@ def measure(draftbench: Draftbench, model: Path, prompts: Path, *more: str, **se
     return draftbench("measure-only", str(model), "--prompts", str(prompts), *sets, *more)
 
 
+@pytest.mark.slow
 def test_a_target_alone_is_timed_and_nothing_else_is_claimed(
     draftbench: Draftbench, finished_home: Path, tiny_target_folder: Path, prompts: Path
 ):
@@ -84,6 +85,7 @@ def test_a_target_alone_is_timed_and_nothing_else_is_claimed(
     assert run_id in [row["run"] for row in draftbench("runs", "--json").json()]
 
 
+@pytest.mark.slow
 def test_a_draft_is_measured_as_it_is_and_not_counted_as_trained(
     draftbench: Draftbench, finished: tuple[Path, Result], finished_home: Path, tiny_target_folder: Path, prompts: Path
 ):
@@ -129,6 +131,7 @@ def test_a_draft_is_measured_as_it_is_and_not_counted_as_trained(
     assert run.recipe().measure.num_draft_tokens == 2
 
 
+@pytest.mark.slow
 def test_the_draft_that_is_measured_as_it_is_is_the_one_that_was_trained(
     draftbench: Draftbench, finished: tuple[Path, Result], finished_home: Path, recipe: Path, tiny_target_folder: Path
 ):
@@ -157,6 +160,7 @@ def test_the_draft_that_is_measured_as_it_is_is_the_one_that_was_trained(
     assert all(row["comparable"] for row in compared.json()["rows"] if row["metric"] == "exact")
 
 
+@pytest.mark.slow
 def test_layers_that_nobody_trained_can_be_measured_too(
     draftbench: Draftbench, tiny_target_folder: Path, prompts: Path
 ):

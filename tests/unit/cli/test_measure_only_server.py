@@ -39,6 +39,7 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_server_is_timed_and_what_has_no_count_is_left_out(draftbench: Draftbench, prompts: Path):
     with chat_server(counting(uncounted="question c", refused="question d")) as server:
         result = draftbench("measure-only", server.base_url, "--prompts", str(prompts), "--json")
@@ -65,6 +66,7 @@ def test_a_server_is_timed_and_what_has_no_count_is_left_out(draftbench: Draftbe
         assert again.code == 0, again.err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_of_a_server_is_refused(draftbench: Draftbench, prompts: Path, tmp_path: Path):
     with chat_server(counting(uncounted="question")) as server:
         refused = draftbench("measure-only", server.base_url, "--prompts", str(prompts), "--draft", "latest")

@@ -19,6 +19,8 @@ from tests.unit.deploy.readers.recorded import vllm_scrape
 from tests.unit.deploy.real_run import RUN
 from tests.unit.deploy.test_probe import StandIn, listed, running, whole
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run() -> RunFolder:

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from engine.index.ingest import ingest_all
 from engine.paths import PROJECT_ROOT, home
 from engine.records.status import Status
@@ -43,10 +45,12 @@ def test_help_and_version_load_nothing_heavy():
     assert loaded(["--help"], ["--version"]) == set()
 
 
+@pytest.mark.slow
 def test_the_help_of_no_command_loads_anything_heavy():
     assert loaded(*([*name.split()[1:], "--help"] for name in COMMANDS)) == set()
 
 
+@pytest.mark.slow
 def test_the_list_of_many_finished_runs_is_read_from_the_index_alone():
     home().runs.mkdir(parents=True)
     for folder in sample_folders():
@@ -56,6 +60,7 @@ def test_the_list_of_many_finished_runs_is_read_from_the_index_alone():
     assert loaded(["runs"], ["runs", "--json"]) == {"duckdb", "filelock"}
 
 
+@pytest.mark.slow
 def test_a_run_at_work_adds_the_models_of_its_status_but_no_recipe():
     run = RunFolder(shutil.copytree(sample_folders()[0], home().runs / "waiting"))
     Status.model_validate({**run.status().document(), "state": "queued", "run_id": "waiting"}).write(run.path)
@@ -63,6 +68,7 @@ def test_a_run_at_work_adds_the_models_of_its_status_but_no_recipe():
     assert loaded(["runs"]) == {"duckdb", "filelock", "psutil", "engine.records.record"}
 
 
+@pytest.mark.slow
 def test_slices_that_need_no_tokenizer_load_no_torch():
     RunFolder(shutil.copytree(sample_folders()[0], home().runs / "sample"))
     assert not loaded(["slices", "sample", "--by", "position"]) & {"torch", "transformers", "tokenizers"}

@@ -80,6 +80,7 @@ def same_as_alone(plan: CapturePlan, tmp_path: Path, recipe: Recipe, target: Loa
     return all((plan.folder / name).read_bytes() == (alone.folder / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
 def test_rows_of_nodes_with_homes_of_their_own_become_the_capture(
     tmp_path: Path,
     home: Home,
@@ -106,6 +107,7 @@ def test_rows_of_nodes_with_homes_of_their_own_become_the_capture(
     assert list(apart.rglob("answers.jsonl")) == []  # nothing is left on the node
 
 
+@pytest.mark.slow
 def test_a_node_that_sees_the_home_fills_the_shard_in_it(
     tmp_path: Path, home: Home, recipe: Recipe, target: LoadedModel, plan: CapturePlan
 ):
@@ -127,6 +129,7 @@ def broken(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "signal": row["signal"][:-1] + bytes([row["signal"][-1] ^ 1])}
 
 
+@pytest.mark.slow
 def test_what_is_lost_or_broken_on_the_way_is_asked_for_again_and_only_that(
     tmp_path: Path, home: Home, recipe: Recipe, target: LoadedModel, plan: CapturePlan, apart: Path
 ):
@@ -175,6 +178,7 @@ def other_dtype(order: dict[str, Any], folder: Path) -> None:
     order["recipe"]["target"]["dtype"] = "bfloat16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"), [(other_build, "another build"), (no_target, "nothing"), (other_dtype, "dtype of")]
 )

@@ -32,6 +32,8 @@ from engine.runs.provenance import versions
 from tests.slurm_commands import SlurmCommands
 from tests.slurm_commands import slurm as slurm
 
+pytestmark = pytest.mark.slow
+
 ADDRESS = "slurm://gpu?account=lab&shared=yes"
 PLACE = slurm_place.place(ADDRESS)
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 from engine.cluster.node_actor import _clear_abandoned
@@ -20,6 +21,7 @@ from engine.runs.folder import RunFolder
 RECIPE = parse_recipe({"prompts": {"train": "a.jsonl", "heldout": "b.jsonl"}})
 
 
+@pytest.mark.slow
 def test_it_ends_at_once_when_the_pipe_closes(tmp_path: Path):
     run = RunFolder.create(Home(tmp_path), RECIPE)
     with FileLock(run.path / ".lock"):  # it waits for the lock, as beside a process that is just leaving

@@ -61,6 +61,7 @@ def test_a_batch_is_judged_as_its_rows_are():
     assert (verdicts.draft_prob == 1).all()
 
 
+@pytest.mark.slow
 def test_every_proposal_is_the_drafts_likeliest_and_is_judged_by_p_of_it():
     rounds = decode(alternatives=2)
     fates = Counter(t.fate for r in rounds for t in r.tokens)
@@ -84,15 +85,18 @@ def test_every_proposal_is_the_drafts_likeliest_and_is_judged_by_p_of_it():
         texts[item.row] += item.emitted
 
 
+@pytest.mark.slow
 def test_at_temperature_zero_the_two_are_one():
     greedy = replace(SETTINGS, sampling=Sampling(0.0))
     assert told(decode(settings=greedy)) == told(decode(settings=replace(greedy, proposals="sampled")))
 
 
+@pytest.mark.slow
 def test_above_it_they_are_not():
     assert told(decode()) != told(decode(settings=replace(SETTINGS, proposals="sampled")))
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_the_rows_beside_it():
     together = decode()
     for row, ids in enumerate(PROMPTS):
@@ -100,6 +104,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it():
         assert [t[1:] for t in told(alone)] == [t[1:] for t in told(r for r in together if r.row == row)]
 
 
+@pytest.mark.slow
 def test_a_trimmed_draft_proposes_the_likeliest_of_the_ids_that_it_has():
     kept = torch.arange(2, 258, 3)
     draft = trim(as_draft(noisy_copy()), loaded(TARGET), kept).model

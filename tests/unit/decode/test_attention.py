@@ -50,6 +50,7 @@ def test_without_a_mask_or_with_more_than_a_mask_it_is_left_to_transformers():
     torch.testing.assert_close(packed_attention(module, query, key, value, mask, position_bias=bias)[0], expected)
 
 
+@pytest.mark.slow
 def test_only_models_that_look_their_attention_up_get_it_and_only_meanwhile():
     for model, name in ((tiny_llama(), "packed_sdpa"), (made("falcon", KINDS["falcon"]), "sdpa")):
         with packed(model):

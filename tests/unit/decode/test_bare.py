@@ -55,6 +55,7 @@ def own_text():
     return [token for r in rounds for token in r.emitted]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", OWN_SETTINGS, ids=lambda s: next(iter(s)))
 @pytest.mark.parametrize("of", ["target", "draft"])
 def test_no_setting_of_either_model_changes_the_text(settings, of, monkeypatch):

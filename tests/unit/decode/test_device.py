@@ -13,6 +13,8 @@ from engine.decode.speculative import speculative_decode
 from tests.conftest import tiny_llama
 from tests.tiny_pair import noisy_copy
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 WAITS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "__iter__", "nonzero")
 ON_THE_HOST = ("to_host", "<listcomp>", "_judged", "refuse_unknown")

@@ -30,6 +30,8 @@ from tests.conftest import tiny_llama
 from tests.tiny_decoders import GPT2, KINDS, LLAMA, NEO, ROW_BY_ROW, SIDE_BY_SIDE, WINDOWED, made, prompts
 from tests.tiny_pair import blend, loaded, questions
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 GREEDY, LENGTH = Sampling(0.0), 24

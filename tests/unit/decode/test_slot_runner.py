@@ -14,6 +14,8 @@ from engine.errors import DraftbenchError
 from tests.conftest import tiny_llama
 from tests.tiny_families import MIXED, random_model, small_config
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 MODEL = tiny_llama()
 WINDOWED = random_model(small_config("gemma3_text"))  # windows of 4 in five layers of six

@@ -22,6 +22,8 @@ from engine.models.vocabulary import align_logits
 from tests.conftest import tiny_llama
 from tests.tiny_pair import noisy_copy
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 TARGET = tiny_llama()
 NOISY = noisy_copy()  # accepts about two tokens in three

@@ -36,6 +36,7 @@ def told(recorded, monkeypatch, sampling, proposals):
     return [(r.row, r.number, r.finish_reason, [(t.token_id, t.fate, t.uniform) for t in r.tokens]) for r in rounds]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proposals", ["sampled", "argmax"])
 @pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(1.0)], ids=str)
 def test_rounds_are_the_same_recorded_and_not(monkeypatch, sampling, proposals):
@@ -90,6 +91,7 @@ def test_a_step_that_cannot_be_recorded_is_run_as_it_is(monkeypatch, caplog):
     assert runner.graphs.failed
 
 
+@pytest.mark.slow
 def test_a_runner_that_is_not_closed_leaves_nothing_behind():
     model = tiny_llama()
     SlotRunner(model, recorded=True).feed([[5]], last=1)

@@ -14,6 +14,7 @@ def test_of_few_requests_each_is_resampled():
     assert ratio_over_requests(tops, bottoms) == bootstrap_ratio(tops, bottoms)
 
 
+@pytest.mark.slow
 def test_of_many_requests_groups_give_the_same_interval():
     rng = np.random.default_rng(0)
     bottoms = rng.integers(10, 100, 5_500).astype(float)

@@ -144,6 +144,7 @@ def test_gamma_must_fit_what_was_proposed():
         measurement_of(reading, form, Stated(gamma=2))
 
 
+@pytest.mark.slow
 def test_of_very_many_requests_the_sums_are_kept():
     reading, form = read_documents([as_file(*[recorded.LLAMA_CPP] * 20_001)])
     measurement = measurement_of(reading, form, Stated())

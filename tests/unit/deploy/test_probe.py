@@ -21,6 +21,8 @@ from engine.records.served import RoundTotals, added
 from tests.unit.deploy.readers import recorded
 from tests.unit.deploy.readers.recorded import TEXT, changed, vllm_scrape
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": f"What is {i}?"},)) for i in range(3)]
 CHAT = {"choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}]}
 

@@ -128,6 +128,7 @@ def test_counters_of_another_client_are_noticed(recorded: Recorded):
         ask(LlamaServer(), recorded.url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reply",
     [

@@ -14,6 +14,8 @@ from engine.deploy.verdict import Verdict, judge
 from engine.records.served import RoundTotals, ServedMeasurement, added
 from tests.unit.deploy.real_run import GAMMA, of_requests, predictor, request, served, texts
 
+pytestmark = pytest.mark.slow
+
 AT_1 = Stated(temperature=1.0, gamma=GAMMA)
 
 

@@ -25,6 +25,8 @@ from tests.kill import kill_myself, run_until_killed
 from tests.tiny_pair import captured, draft_of, into, stopping_target
 from tests.unit.distill.trainings import STEPS, Poisoned, PowerCut, fingerprint, settings, trainer_in
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_is_the_same_when_made_again_and_not_when_seeded_otherwise(tmp_path, target, capture, unbroken):
     assert fingerprint(tmp_path, trainer_in(tmp_path, target, capture).run()) == unbroken

@@ -174,6 +174,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["frozen", "trainable"])
 @pytest.mark.parametrize("kind", ["exact", "compact"])
 @pytest.mark.parametrize("name", TERMS)

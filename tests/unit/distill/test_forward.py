@@ -76,6 +76,7 @@ def test_states_and_gradients_are_those_of_one_masked_pass(shortcuts: Shortcuts,
         assert float((mine - theirs).norm()) < 1e-5 * float(theirs.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_family_takes_the_shortcuts_that_hold_for_it(kind: str, monkeypatch: pytest.MonkeyPatch):
     changes, expected = FAMILIES[kind]

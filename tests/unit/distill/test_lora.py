@@ -27,6 +27,8 @@ from tests.unit.distill.modes import test_on_policy, test_online
 from tests.unit.distill.test_losses import BETA, ETA, HARD, PLAIN
 from tests.unit.distill.trainings import PowerCut, fingerprint, score, settings, step_gradients
 
+pytestmark = pytest.mark.slow
+
 SPEC = {"rank": 4, "alpha": 8.0}
 
 

@@ -295,6 +295,7 @@ def test_sft_on_samples_is_forward_kl_plus_a_constant_in_expectation():
     assert white.abs().max() > 0.05
 
 
+@pytest.mark.slow
 def test_tvd_pp_with_all_draws_has_the_gradient_of_tvd():
     """Averaged over many draws the baseline cancels: REINFORCE is the total variation's gradient over sigma."""
     count, logits, draft_logits = 400_000, normal(7, seed=0), normal(7, seed=1)

@@ -45,6 +45,7 @@ def trainer(folder: Path, target: LoadedModel, capture: Capture, draft: Draft, s
     return Trainer(draft, source, settings, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
 @pytest.mark.parametrize("trimmed", [False, True], ids=["all ids", "trimmed vocabulary"])
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -117,6 +118,7 @@ def test_the_signal_of_known_positions_is_not_read(tmp_path, target, capture):
     Trainer(draft_of(target), source, settings, tmp_path).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "draft"),
     [
@@ -161,6 +163,7 @@ def test_other_signals_heads_and_sources_have_none(tmp_path, target, capture, co
     assert moment_table(Changed(capture, spec(), Head.of(target.model), target.device), head) is None
 
 
+@pytest.mark.slow
 def test_training_from_moments_ends_where_training_from_logits_does(tmp_path, target):
     """The same steps, up to rounding, with a longer text than one block of the table."""
     long = captured(tmp_path / "long", target, max_new_tokens=40)

@@ -33,6 +33,8 @@ from tests.kill import kill_myself
 from tests.tiny_pair import captured, draft_of, into, stopping_target
 from tests.together import ends_of, run_together
 
+pytestmark = pytest.mark.slow
+
 STEPS = 30
 NEAR = 1e-6  # weights and losses are about 0.1 and 1: the order of float32 sums, thirty steps long
 

@@ -29,6 +29,8 @@ from tests.conftest import tiny_llama
 from tests.tiny_pair import draft_of, loaded
 from tests.unit.distill.trainings import PowerCut
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 IDS = torch.arange(2, 222, 2)
 OTHER_IDS = IDS + 1

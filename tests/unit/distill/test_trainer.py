@@ -32,6 +32,8 @@ from tests.tiny_families import random_model, small_config
 from tests.tiny_pair import as_draft, captured, draft_of, into, loaded
 from tests.unit.distill.trainings import STEPS, Poisoned, PowerCut, fingerprint, settings, step_gradients, trainer_in
 
+pytestmark = pytest.mark.slow
+
 DIVERGENCES = [name for name in LOSSES if name not in ("sft", "argmax_ce")]  # those that are zero at q = p alone
 
 

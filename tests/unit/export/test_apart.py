@@ -18,6 +18,8 @@ from engine.runs.session import load_target
 from tests.conftest import made_once
 from tests.unit.conftest import Draftbench, call, quick
 
+pytestmark = pytest.mark.slow
+
 CHANGES = ("train.learning_rate=0.02", "train.loss=sft", "train.epochs=6", "train.eval_every=1", "draft.lora.alpha=8")
 
 

@@ -31,6 +31,8 @@ from engine.records.summary import Summary
 from engine.runs.folder import RunFolder
 from tests.unit.conftest import Draftbench
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(finished_home: Path) -> RunFolder:

@@ -25,6 +25,8 @@ from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded
 from tests.unit.conftest import Draftbench
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(finished_home: Path) -> RunFolder:

@@ -93,6 +93,7 @@ def written(path: Path, model: Any, precision: Precision = "f32", **options: Any
     return export_gguf(path / "m.gguf", model, merging_tokenizer(), precision=precision, **options).path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -135,6 +136,7 @@ def test_fifty_prompts_give_the_same_greedy_tokens_in_f16_within_its_rounding(tm
     assert torch.equal(mine[clear, -1].argmax(-1), theirs[clear, -1].argmax(-1))
 
 
+@pytest.mark.slow
 def test_a_bfloat16_draft_is_the_same_in_f16(tmp_path: Path):
     model = tiny().bfloat16()
     back = load_gguf(written(tmp_path, model, "f16"), torch.float32, torch.device("cpu"))

@@ -15,6 +15,8 @@ from engine.findings.home import HomeFindings, evaluate_home
 from engine.paths import Home
 from engine.runs.samples import sample_folders
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = ("first-biology-historical-forward-kl-200-2", "first-biology-historical-sft-200-2", "generic-")
 
 

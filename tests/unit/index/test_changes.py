@@ -52,6 +52,7 @@ def test_what_is_replaced_is_seen_at_once(run: RunFolder):
     assert quick() == [run.path.name]
 
 
+@pytest.mark.slow
 def test_what_is_edited_in_place_is_seen_in_its_turn(run: RunFolder, monkeypatch: pytest.MonkeyPatch):
     with open(run.path / "config.yaml", "a", encoding="utf-8") as file:
         file.write("# a remark\n")

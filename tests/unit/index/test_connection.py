@@ -92,6 +92,7 @@ def test_readers_cannot_write(index):
         add(con, "second")
 
 
+@pytest.mark.slow
 def test_writer_waits_for_a_reader_in_another_process(index):
     process = start(READER, index, 0.5)
     began = time.monotonic()

@@ -136,6 +136,7 @@ def test_the_wide_table_has_settings_and_rates_of_real_runs(tmp_path: Path):
     assert matching_runs(wide, "argmax_1 < exact_1 and measure.speed_prompts > 0") == [served.name]
 
 
+@pytest.mark.slow
 def test_the_command_lists_what_fulfils_it(draftbench: Draftbench, finished_home: Path):
     (row,) = draftbench("runs", "--json").json()
     domain = row["domain"]
@@ -164,6 +165,7 @@ def test_settings_are_what_the_recipes_say(configs: list[dict | None]):
         assert row == {name: value for name, value in expected.items() if value is not None}
 
 
+@pytest.mark.slow
 def test_the_example_is_true_of_a_sample(tmp_path: Path):
     home = Home(tmp_path)
     home.runs.mkdir()

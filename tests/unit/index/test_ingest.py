@@ -22,6 +22,8 @@ from engine.index.schema import PARQUET_TABLES, RUN_TABLES
 from engine.paths import Home
 from engine.records.summary import Summary
 
+pytestmark = pytest.mark.slow
+
 KEY = {"draft": "trained", "temperature": 1.0}
 
 

@@ -50,6 +50,7 @@ def test_a_writer_of_this_process_does_not_wait_for_it(index: Path):
     assert ids(index) == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_a_writer_of_another_process_waits_until_it_is_let_go(index: Path):
     assert ids(index) == ["first"]
     writer = subprocess.Popen([sys.executable, "-c", ADD, str(index)], cwd=PROJECT_ROOT)
@@ -78,6 +79,7 @@ def test_the_file_can_be_replaced(index: Path, tmp_path: Path):
     assert ids(index) == ["of the other"]
 
 
+@pytest.mark.slow
 def test_a_reader_beside_it_makes_no_instance(index: Path):
     assert ids(index) == ["first"]
     began = time.process_time()

@@ -18,6 +18,8 @@ from engine.index.ingest import ingest_all, rebuild
 from engine.paths import Home
 from tests.unit.index.test_ingest import WHOLE, counts, make_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:

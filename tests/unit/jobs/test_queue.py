@@ -24,6 +24,8 @@ from engine.jobs import queue
 from engine.paths import PROJECT_ROOT, Home, home
 from engine.runs.folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 # Stands for `python -m engine`: `work` is the real worker, `run --resume ID` a job that does what the run's notes say.
 FAKE_ENGINE = """
 import signal, sys, time

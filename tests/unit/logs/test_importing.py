@@ -22,6 +22,8 @@ from engine.logs.importing import ImportOptions, import_logs
 from engine.logs.queries import LogSource, queries_of
 from tests.unit.conftest import Draftbench
 
+pytestmark = pytest.mark.slow
+
 WORDS = [
     "river",
     "mountain",

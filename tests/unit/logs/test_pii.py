@@ -361,6 +361,7 @@ REPEATED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", REPEATED)
 def test_no_text_takes_long(unit: str):
     """A pattern that tries all ways to split a text would need minutes for this."""

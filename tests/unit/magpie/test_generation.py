@@ -29,6 +29,8 @@ from tests.conftest import CHATML, tiny_llama
 from tests.kill import kill_myself, run_until_killed
 from tests.unit.conftest import Draftbench
 
+pytestmark = pytest.mark.slow
+
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": name, "parameters": {}}} for name in ("rain", "bus")
 ]

@@ -15,6 +15,8 @@ from engine.measure.certificate import chi_square, greedy_identity, self_draft, 
 from tests.conftest import tiny_llama
 from tests.tiny_pair import noisy_copy
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 TARGET, NOISY = tiny_llama(), noisy_copy()
 PROMPTS = [[5, 6, 7], [8] * 9, [200]]

@@ -24,6 +24,8 @@ from tests.conftest import tiny_llama
 from tests.tiny_decoders import KINDS, NEO, made, prompts
 from tests.tiny_pair import as_draft, blend, loaded, noisy_copy
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 TARGET, NOISY, DRAWN = tiny_llama(), noisy_copy(), Sampling(1.0)
 

@@ -71,6 +71,7 @@ def edited(folders, tmp_path, name, edit):
     return tmp_path, conditions
 
 
+@pytest.mark.slow
 def test_every_rate_at_every_temperature(folders):
     rows = compared(folders)
     assert [(r.temperature, r.metric) for r in rows] == [(t, m) for t in (0.0, 1.0) for m in RATES]

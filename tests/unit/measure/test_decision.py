@@ -145,6 +145,7 @@ def intervals(draw: random.Random) -> Interval | None:
     return Interval(draw.uniform(low, high), *bounds, draw.choice([1, 5, 6, 12, 12, 40]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", ["trained draft", "draft as it is", "target alone"])
 def test_no_sentence_anywhere_says_faster_or_serve_of_an_interval_that_holds_1(
     subject: Any, capsys: pytest.CaptureFixture[str]

@@ -6,11 +6,13 @@ import sys
 import time
 
 import psutil
+import pytest
 import torch
 
 from engine.measure.load import LoadMeter, load_of_others
 
 
+@pytest.mark.slow
 def test_the_load_of_others_is_not_that_of_this_process_itself():
     torch.randn(900, 900) @ torch.randn(900, 900)  # own work before, which the system's load average would hold
     assert 0 <= load_of_others(0.05) <= (os.cpu_count() or 1)
@@ -22,6 +24,7 @@ def test_the_load_of_others_is_not_that_of_this_process_itself():
             other.kill()
 
 
+@pytest.mark.slow
 def test_the_meter_counts_what_others_do_and_not_this_process_nor_its_children():
     """Own work of about a core, here and in a child: the meter sees it in the machine's time and takes it out."""
     meter = LoadMeter()
@@ -40,6 +43,7 @@ def test_the_meter_counts_what_others_do_and_not_this_process_nor_its_children()
     assert 0 <= load.during <= max(0.0, busy / 1.5 - 0.5 * own / 1.5) + 0.3
 
 
+@pytest.mark.slow
 def test_the_meter_sees_a_process_that_is_not_its_child():
     """Started in a session of its own by a process that ends at once, so that it belongs to nobody here."""
     command = [

@@ -75,6 +75,7 @@ def test_generate_writes_our_own_greedy_text_whatever_the_models_settings(monkey
     assert TARGET.generation_config is settings
 
 
+@pytest.mark.slow
 def test_generate_samples_from_the_same_distribution_and_leaves_the_random_state_alone():
     before = torch.get_rng_state()
     drawn = {generated(TARGET, [5], Sampling(3.0), max_new_tokens=1, seed=s)[0] for s in range(150)}

@@ -31,6 +31,7 @@ def test_value_is_the_ratio_of_sums_not_the_mean_of_ratios():
     assert interval.low <= interval.value <= interval.high
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth_as_often_as_it_says():
     # 400 experiments: 95% +- 3 binomial standard deviations (3.3 points).
     rng = np.random.default_rng(1)

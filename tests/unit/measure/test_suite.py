@@ -23,6 +23,8 @@ from engine.progress import Progress
 from tests.conftest import tiny_llama
 from tests.tiny_pair import as_draft, captured, loaded, measured, measured_on, noisy_copy, questions, settings
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 TEMPERATURES = (0.0, 1.0)
 EXPECTED = ("exact", "argmax")

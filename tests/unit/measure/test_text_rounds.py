@@ -82,6 +82,7 @@ def as_counted(rounds, gamma):
     return TextRounds(counts.rounds, counts.drafted, counts.accepted, at, counts.emitted, empty, unknown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [1, 3, 5])
 def test_the_loop_counts_at_temperature_zero_what_the_walk_says(pair, gamma):
     target, draft, captures = pair
@@ -99,6 +100,7 @@ def test_the_loop_counts_at_temperature_zero_what_the_walk_says(pair, gamma):
     assert lengths == {True, False}, "texts that ended and texts that were cut"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [2, 4])
 def test_the_loop_with_argmax_proposals_counts_what_the_walk_says_of_the_text_it_drew(pair, gamma):
     """Above temperature 0 the fates of argmax proposals follow from the text that came out, whatever it is."""

@@ -17,6 +17,8 @@ from engine.models.head import check_head
 from engine.models.load import load_model, load_tokenizer, model_fingerprint
 from tests.conftest import CHATML, byte_tokenizer, tiny_llama
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.tensor([[0, 5, 7, 90, 33]])
 LAYERS = ["q_proj", "down_proj"]
 

@@ -29,6 +29,8 @@ from engine.models.load import LoadedModel
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.tensor([[0, 5, 7, 90, 33, 12, 250, 1, 4]])
 
 

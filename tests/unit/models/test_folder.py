@@ -65,6 +65,7 @@ CHANGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "reason"), CHANGED.values(), ids=CHANGED)
 def test_a_checkpoint_that_is_not_the_whole_model_is_refused(folder: Path, change: Any, reason: str):
     save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", metadata={"format": "pt"})
@@ -289,6 +290,7 @@ def with_tokens(folder: Path, template: str, *added: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_ids_beyond_the_embeddings_are_refused_where_every_prompt_has_them(folder: Path):
     with_tokens(folder, CHATML.replace("<|im_end|>", "<|eot|>"), "<|eot|>")
     refused(folder, "1 tokens beyond the model's 258 embeddings, such as '<|eot|>' (258)")

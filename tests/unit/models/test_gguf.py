@@ -21,6 +21,8 @@ from engine.models.tensor_file import TensorFile, TensorPlan
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_gguf import gguf_tensors, write_gguf
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.tensor([[0, 5, 7, 90, 33]])
 
 

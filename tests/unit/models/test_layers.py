@@ -41,6 +41,7 @@ def logits(model: Any) -> torch.Tensor:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MIXED, "Gemma-3 with eyes", "Gemma-4 with eyes"])
 def test_a_draft_computes_what_its_layers_compute_in_the_target(name: str, tmp_path: Path):
     """Judged by the target itself, with hooks that let its other layers pass on what they were given."""
@@ -57,6 +58,7 @@ def test_a_draft_computes_what_its_layers_compute_in_the_target(name: str, tmp_p
     torch.testing.assert_close(expected, logits(of.model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOGETHER)
 def test_layers_that_cannot_stand_alone_are_refused_with_a_choice_that_works(name: str):
     of = tiny(name)

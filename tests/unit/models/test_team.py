@@ -27,6 +27,8 @@ from engine.models.load import LoadedModel, load_model
 from engine.paths import PROJECT_ROOT
 from tests.conftest import tiny_llama
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.tensor([[0, 5, 7, 90, 33]])
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # sums in another order, float32
 

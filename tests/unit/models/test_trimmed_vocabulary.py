@@ -28,6 +28,8 @@ from engine.models.vocabulary import frequent_ids, known_rows, row_of_ids, sprea
 from tests.conftest import tiny_llama
 from tests.tiny_pair import captured, loaded
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 258
 IDS = torch.tensor([1, 101, 32, 97, 7, 116, 200, 11, 105, 110, 111, 115, 228, 160])
 

@@ -70,6 +70,7 @@ def test_one_helper_answers_again_and_again_and_sees_todays_environment(
     assert helpers.ask(["pid"]) == first != os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "work", [["sleep", 60], ["read", "/dev/zero"], ["read", "pipe"]], ids=["sleeps", "endless", "pipe"]
 )

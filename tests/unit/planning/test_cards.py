@@ -54,6 +54,7 @@ def test_doctor_speaks_of_cards_only_where_some_were_asked_for(monkeypatch: pyte
     assert found.condition == "none is visible (CUDA_VISIBLE_DEVICES=0,1)"
 
 
+@pytest.mark.slow
 def test_the_check_says_where_layers_would_go(recipe: Path):
     def memory(*settings: str) -> tuple[str, str]:
         made = read_recipe(home(), str(recipe), settings, skip_bad=False)
@@ -70,6 +71,7 @@ def test_the_check_says_where_layers_would_go(recipe: Path):
     assert memory()[0] == "ok"
 
 
+@pytest.mark.slow
 def test_the_check_says_what_cannot_be_split(recipe: Path, tiny_target_folder: Path):
     def device(*settings: str) -> tuple[str, str]:
         made = read_recipe(home(), str(recipe), settings, skip_bad=False)

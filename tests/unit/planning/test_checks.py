@@ -25,6 +25,8 @@ from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from tests.conftest import byte_tokenizer, tiny_llama
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,7 @@ def before(asked: Recipe) -> dict[str, Check]:
     return {check.name: check for check in checks(home(), asked)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRIED)
 def test_check_and_run_agree_about_a_target(recipe: Path, tmp_path: Path, name: str):
     asked = made(recipe, f"target.model={written(tmp_path / 'model', *TRIED[name])}", "draft.layers=[0, 1]")
@@ -98,6 +99,7 @@ def test_check_and_run_agree_about_a_target(recipe: Path, tmp_path: Path, name: 
     assert found.ok == (refused is None), (found, refused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["[0, 1]", "[0, 5]", "3", "6", "7", "[9]"])
 @pytest.mark.parametrize("name", ["DeepSeek-V3, dense first", "GPT-2, scaled by place", "SmolLM-3, positions left out"])
 def test_check_and_run_agree_about_the_layers_of_a_draft(recipe: Path, tmp_path: Path, name: str, layers: str):
@@ -127,6 +129,7 @@ def untied() -> Any:
     return tiny_llama(layers=1, tie_word_embeddings=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draft", "settings", "reason"),
     [
@@ -158,6 +161,7 @@ def test_check_and_run_agree_about_a_draft_of_another_model(
         assert reason in str(refused)
 
 
+@pytest.mark.slow
 def test_a_draft_of_an_earlier_run_is_looked_at_by_its_card(finished_home: Path, recipe: Path):
     asked = made(recipe, "draft.init=checkpoint", "draft.checkpoint=latest")
     assert before(asked)["draft"].message.startswith("starts from tiny-")

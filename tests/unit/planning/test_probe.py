@@ -21,6 +21,7 @@ def made(path: Path, *settings: str) -> Any:
     return read_recipe(home(), str(path), settings, skip_bad=False)
 
 
+@pytest.mark.slow
 def test_a_trial_gives_the_first_estimate(recipe: Path):
     ours = made(recipe)
     assert estimate(home(), ours).seconds_unknown == NEVER_RUN
@@ -33,6 +34,7 @@ def test_a_trial_gives_the_first_estimate(recipe: Path):
     assert min(found.seconds.values()) > 0
 
 
+@pytest.mark.slow
 def test_other_keys_need_no_other_trial_and_other_models_do(recipe: Path):
     ours = made(recipe)
     probe(home(), ours, load_target(ours))
@@ -44,12 +46,14 @@ def test_other_keys_need_no_other_trial_and_other_models_do(recipe: Path):
     assert estimate(home(), made(recipe, "target.dtype=bfloat16")).seconds_unknown == NEVER_RUN
 
 
+@pytest.mark.slow
 def test_what_a_draft_writes_is_not_counted_and_said_to_be_missing(recipe: Path):
     ours = made(recipe, "train.mode=on_policy")
     probe(home(), ours, load_target(ours))
     assert estimate(home(), ours).seconds_missing == ("training",)
 
 
+@pytest.mark.slow
 def test_a_damaged_trial_is_none(recipe: Path):
     ours = made(recipe)
     probe(home(), ours, load_target(ours))
@@ -59,6 +63,7 @@ def test_a_damaged_trial_is_none(recipe: Path):
     assert estimate(home(), ours).seconds_unknown == NEVER_RUN
 
 
+@pytest.mark.slow
 def test_a_first_run_is_tried_and_says_what_is_left_of_the_whole(draftbench: Any, recipe: Path):
     assert draftbench("run", str(recipe)).code == 0
     run = RunFolder.open(home(), "latest")

@@ -26,6 +26,8 @@ from engine.runs.recipes import with_absolute_paths
 from engine.runs.removing import remove_run
 from tests.unit.conftest import Draftbench
 
+pytestmark = pytest.mark.slow
+
 LORA = ["draft={init: checkpoint, checkpoint: tiny, lora: {rank: 2, alpha: 8}}", "train.learning_rate=0.01"]
 
 

@@ -33,6 +33,7 @@ def make(name: str = "demo", **status: object) -> RunFolder:
     return RunFolder.create(home(), recipe, **status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["{} (copy)", "-rf", "a..b", "naïve", "100%", "a\nb", "x" * 200, "_old"])
 def test_a_folder_of_any_name_is_one_run_for_all(name: str):
     run = make()
@@ -88,6 +89,7 @@ def test_what_is_no_process_is_not_alive(pid: object):
         assert run.status().state == "interrupted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [
@@ -175,6 +177,7 @@ def test_a_run_at_work_is_not_removed():
     assert run.path.is_dir()
 
 
+@pytest.mark.slow
 def test_the_commands_name_a_damaged_run_and_get_rid_of_it(draftbench: Draftbench):
     good, bad = make("good"), make("bad")
     (bad.path / "config.yaml").write_text("")
@@ -210,6 +213,7 @@ def test_a_recipe_of_a_run_is_read_as_it_stands_and_nothing_beside_it():
         assert time.monotonic() - began < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["status.json", "labels.json", "config.yaml", "events.jsonl"])
 def test_nothing_waits_for_a_pipe_or_reads_a_device(name: str):
     run = make()
@@ -236,6 +240,7 @@ def test_json_is_bounded_in_size_depth_and_characters(tmp_path: Path):
         read_json(tmp_path / "none.json")
 
 
+@pytest.mark.slow
 def test_events_of_a_run_that_was_resumed_very_often_are_read_in_a_moment():
     events = [Resumed(step=1), TrainStep(step=2, loss=1.0)] * 20_000
     began = time.monotonic()

@@ -18,6 +18,7 @@ from tests.tiny_quantised import in_float8
 from tests.unit.conftest import Draftbench
 
 
+@pytest.mark.slow
 def test_a_target_with_layers_on_disk_gives_the_same_captures_draft_and_rates(
     recipe: Path, draftbench: Draftbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -37,6 +38,7 @@ def test_a_target_with_layers_on_disk_gives_the_same_captures_draft_and_rates(
     assert where in " ".join(draftbench("show", run.id).out.split())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a machine with cards the processes use those")
 def test_a_target_in_two_processes_gives_the_same_text_and_rates(recipe: Path, tmp_path: Path):
     """In processes of their own: a process has one split target at a time."""
@@ -64,6 +66,7 @@ def test_a_target_in_two_processes_gives_the_same_text_and_rates(recipe: Path, t
     assert placed == "every layer in 2 parts, on as many devices"
 
 
+@pytest.mark.slow
 def test_a_float8_target_is_trained_for_and_certified(
     recipe: Path, draftbench: Draftbench, tiny_target_folder: Path, tmp_path: Path
 ):

@@ -26,6 +26,7 @@ def planned(recipe: Recipe, *, with_weights: bool) -> RunPlan:
     return plan_run(home().captures, recipe, target, split_prompts(recipe, target))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "names"),
     [

@@ -59,6 +59,7 @@ def test_samples_can_be_left_out(tmp_path: Path, source: Path, monkeypatch: pyte
     assert lay_out_samples(Home(tmp_path / "fresh"), source) == []
 
 
+@pytest.mark.slow
 def test_the_shipped_runs_are_whole_measured_and_name_no_folder_of_anybody():
     folders = sample_folders()
     assert len(folders) >= 6

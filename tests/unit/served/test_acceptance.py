@@ -42,6 +42,8 @@ from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import as_draft, captured, noisy_copy
 from tests.unit.conftest import Draftbench
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 24
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": f"question {i}"},)) for i in range(60)]
 Spoil = Callable[[list[dict[str, Any]]], None]

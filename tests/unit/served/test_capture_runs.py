@@ -32,6 +32,8 @@ from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded, questions
 from tests.unit.conftest import Draftbench
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-very-secret-0123456789"
 CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 TOOLS = ({"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}},)

@@ -28,6 +28,8 @@ from tests.unit.served.asking import Clock
 from tests.unit.served.telling import Telling
 from tests.unit.served.test_signal import Notes
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": f"question {i}"},)) for i in range(24)]
 GONE = Said(500, {"error": "starting"})
 

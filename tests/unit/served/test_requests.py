@@ -21,6 +21,8 @@ from tests.unit.served.asking import (
     spec_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_requests_run_at_once_and_no_more_than_asked_for(server: Server, clock: Clock):
     server.script = lambda body, number: Said(body=reply(body["messages"][-1]["content"]), wait_s=0.03)

@@ -35,6 +35,8 @@ from tests.unit.conftest import Draftbench
 from tests.unit.served.telling import Telling
 from workbench.run.facts import facts
 
+pytestmark = pytest.mark.slow
+
 K = 8
 
 

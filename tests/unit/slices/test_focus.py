@@ -45,6 +45,7 @@ def name(finished_home: Path) -> str:
     return next(path.name for path in (finished_home / "runs").iterdir() if path.is_dir())
 
 
+@pytest.mark.slow
 def test_the_set_is_training_prompts_that_hold_the_share_and_a_run_trains_on_it(
     draftbench: Draftbench, name: str, tmp_path: Path, recipe: Path
 ):
@@ -72,6 +73,7 @@ def test_the_set_is_training_prompts_that_hold_the_share_and_a_run_trains_on_it(
     assert again.code == 0, again.err
 
 
+@pytest.mark.slow
 def test_one_slice_s_refusals_can_be_what_counts(draftbench: Draftbench, name: str, tmp_path: Path):
     first = [*("slices", name, "--worst", "1"), "--by", "position", "--only", "0 to 7", "--json"]
     report = draftbench(*first, "--out", str(tmp_path / "a.jsonl")).json()
@@ -102,6 +104,7 @@ def test_a_file_with_held_out_prompts_is_refused(draftbench: Draftbench, name: s
     )
 
 
+@pytest.mark.slow
 def test_other_prompts_can_be_chosen_from(draftbench: Draftbench, name: str, tmp_path: Path):
     log = tmp_path / "log.jsonl"
     questions = ("How do bees find their way home?", "List the moons of Mars.", "Who wrote Emma?")
@@ -113,6 +116,7 @@ def test_other_prompts_can_be_chosen_from(draftbench: Draftbench, name: str, tmp
     assert report["source"] == str(log)
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_that_is_not_asked_for(draftbench: Draftbench, name: str, tmp_path: Path, recipe: Path):
     out = tmp_path / "focus.jsonl"
     line = ("slices", name, "--worst", "0.5", "--out", str(out))
@@ -168,6 +172,7 @@ def test_held_out_prompts_that_were_changed_since_are_refused(
     assert f"the heldout prompts are not those of run {name}" in refused.err
 
 
+@pytest.mark.slow
 def test_the_text_of_each_form(draftbench: Draftbench, name: str, tmp_path: Path):
     alone = draftbench("slices", name, "--temperature", "1", "--by", "position")
     assert alone.code == 0

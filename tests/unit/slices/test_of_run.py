@@ -18,6 +18,8 @@ from engine.slices.kinds import KINDS
 from engine.slices.of_run import origin_of, slices_against, slices_of_run
 from engine.slices.tokens import BY, ENTROPIES, PAST_THE_END, POSITIONS, in_buckets, measured_tokens, order_of
 
+pytestmark = pytest.mark.slow
+
 FORWARD_KL, REVERSE_KL = "biology-forward-kl-20261122-101542-9142", "biology-reverse-kl-20261122-102213-d0a1"
 CALLS = "function-calling-historical-20261122-150059-02bb"
 NO_TOKENIZER = ("group", "category", "position", "prompt")

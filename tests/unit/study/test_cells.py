@@ -249,6 +249,7 @@ def test_a_file_of_the_project_is_the_same_in_another_checkout(tmp_path: Path):
         assert project_path(kept) == kept
 
 
+@pytest.mark.slow
 def test_the_first_study_holds_the_runs_of_its_commands():
     from engine.runs.recipes import read_recipe
 
@@ -274,6 +275,7 @@ def test_the_first_study_holds_the_runs_of_its_commands():
         assert cells[identity(made)] == f"first-{domain}-{scenario}-{loss}-{size}".replace("_", "-")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_that_come_with_this_version_can_be_made(path: Path):
     cells = cells_of(path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+import pytest
+
 from engine.config.identity import identity
 from engine.config.reading import load_recipe
 from engine.paths import PROJECT_ROOT, home
@@ -20,6 +22,7 @@ def digest(keys: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_runs_made_before_are_the_same_cells():
     files = (PROJECT_ROOT / "sample_data" / "runs").glob("*/config.yaml")
     runs = {path.parent.name: identity(load_recipe(path)) for path in files}

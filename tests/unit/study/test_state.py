@@ -59,6 +59,7 @@ def prompts_file(path: Path, count: int, word: str) -> None:
     path.write_text("".join(json.dumps({"prompt": f"number {f'{word}{i} ' * 9}?"}) + "\n" for i in range(count)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["done", "failed", "cancelled"])
 @pytest.mark.parametrize(("name", "words"), [("a", "training prompts"), ("held", "held-out prompts")])
 def test_a_run_of_prompts_that_were_edited_since_holds_no_cell(
@@ -200,6 +201,7 @@ def test_what_failed_can_be_left(written: Written, no_worker: None):
     assert (len(done.submitted), done.resumed) == (1, [])
 
 
+@pytest.mark.slow
 def test_a_failing_cell_stops_no_other_and_a_study_can_grow(written: Written, fake_engine: None, tmp_path: Path):
     losses = {
         name: {"train.loss": name, "notes": "dies early" if name == "sft" else ""} for name in ("tvd", "sft", "jsd")
@@ -227,6 +229,7 @@ def test_a_failing_cell_stops_no_other_and_a_study_can_grow(written: Written, fa
     assert overview(home()) == [{"study": "s", "cells": 4, "done": 3, "under_way": 0, "failed": 1, "problem": ""}]
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_killed_is_missed(written: Written, fake_engine: None, tmp_path: Path, monkeypatch: Any):
     from engine.study import start as starting
     from tests.unit.jobs.test_queue import ours, worker
@@ -266,6 +269,7 @@ def test_an_unknown_study_is_reported_with_the_known_ones(written: Written, no_w
     assert {row["study"]: bool(row["problem"]) for row in overview(home())} == {"broken": True, "firts": False}
 
 
+@pytest.mark.slow
 def test_looking_at_a_study_loads_no_torch():
     import subprocess
 

@@ -34,6 +34,8 @@ from engine.tune.recipe import AdapterSpec, TuneData, TuneMeasure, TuneRecipe, T
 from engine.tune.training import CHECKPOINT, Tuner, reference_losses
 from tests.conftest import byte_tokenizer, tiny_llama
 
+pytestmark = pytest.mark.slow
+
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"required": ["a"], "properties": {"a": {}}}}}
 DATA = TuneData.model_validate({"train": "x.jsonl", "heldout": "y.jsonl"})
 

@@ -69,6 +69,7 @@ def test_a_forked_process_stops_its_blocks_too():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
+@pytest.mark.slow
 def test_nothing_is_raised_after_a_block_that_ended_in_time():
     with time_limit(1.0):
         pass

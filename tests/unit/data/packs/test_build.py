@@ -98,6 +98,7 @@ def test_a_new_version_of_the_reader_builds_beside_the_old_pack(pack: Pack, monk
     assert (old / "pack.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), ValueError("not as expected")])
 def test_a_build_that_breaks_leaves_nothing_and_can_be_tried_again(pack: Pack, monkeypatch, fault: BaseException):
     whole = build.write_entries
@@ -156,6 +157,7 @@ def test_a_damaged_side_is_refused_with_the_folder_to_remove(pack: Pack, damage:
     assert "draftbench data fetch tiny" in caught.value.fix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["train.jsonl", "heldout.jsonl", "pack.json"])
 def test_fetching_a_damaged_pack_makes_it_again(pack: Pack, file: str):
     fetch_pack("tiny")

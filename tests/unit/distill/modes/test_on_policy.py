@@ -33,6 +33,8 @@ from tests.kill import kill_myself, run_until_killed
 from tests.tiny_pair import blend, captured, draft_of, into, loaded, questions, stopping_target
 from tests.unit.distill.trainings import PowerCut
 
+pytestmark = pytest.mark.slow
+
 STEPS, LIMITS = 7, CaptureSpec(max_new_tokens=12, batch_size=4)
 TRIMMED = torch.arange(2, 222, 2)
 

@@ -34,6 +34,8 @@ from tests.conftest import tiny_llama
 from tests.tiny_pair import captured, into, noisy_copy, questions
 from tests.unit.distill.trainings import PowerCut
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 12
 CAPTURE = CaptureSpec(max_new_tokens=LIMIT)
 

@@ -293,6 +293,7 @@ def test_a_senseless_progress_is_no_progress(progress: Any):
     assert stages.stage(Status.parse({"progress": progress})[0], training_curve.Now()).share is None
 
 
+@pytest.mark.slow
 def test_a_long_curve_is_thinned_to_its_shape_and_keeps_its_end(tmp_path: Path):
     path = tmp_path / "events.jsonl"
     path.write_text("".join(event(i) + "\n" for i in range(1, 5002)))
@@ -308,6 +309,7 @@ def test_a_bar_shows_its_last_state_and_control_characters_do_not_show():
     assert log.clean_line("<script>") == "<script>"
 
 
+@pytest.mark.slow
 def test_a_log_is_searched_and_cut_to_its_end(tmp_path: Path):
     path = tmp_path / "log.txt"
     assert log.log_part(path, 5) == log.LogPart("", 0, 0, False)

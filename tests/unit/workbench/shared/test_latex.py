@@ -54,6 +54,7 @@ TABLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex (Debian: texlive-latex-recommended) is missing")
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_compiles_and_fits_a_two_column_page(tmp_path: Path, name: str):

@@ -18,6 +18,7 @@ def panels() -> go.Figure:
     return chart_parts.dress(figure, "A title", "a note", "light")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", printing.SIZES)
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_letters_are_smaller_than_can_be_read(name: str, size: str):
