@@ -80,7 +80,7 @@ def _figures(report: Report, row: Row) -> str:
     counts = max((len(listed) for listed in row.samples.values()), default=1)
     return "\n".join(
         [
-            f"**{row.title}** (`{row.name}`; {conditions}; {counts} rounds; {_where(report)}).{mark}\n",
+            f"**{row.title}** (`{row.name}`; {conditions}; {counts} round{'s' * (counts != 1)}; {_where(report)}).{mark}\n",
             *("| figure | |", "|---|---|"),
             *(f"| {name} | {shown(figure)} |" for name, figure in row.figures.items()),
             *(f"\n{note}" for note in row.notes),
