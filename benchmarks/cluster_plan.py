@@ -103,9 +103,10 @@ def measured_cell(folder: Path) -> MeasuredCell | None:
     whole_s = (utc(ended[0]) - utc(began[0])).total_seconds()
     per_token = [capture.bytes_per_token for capture in provenance.captures.values() if capture.bytes_per_token]
     machine = provenance.machine
-    where = f"{machine.processor}, {machine.threads} thread{'s' * (machine.threads != 1)}" if machine else "unknown machine"
-    if machine and machine.cuda:
-        where = ", ".join(machine.cuda)
+    where = "unknown machine"
+    if machine:
+        threads = f"{machine.threads} thread{'s' * (machine.threads != 1)}"
+        where = ", ".join(machine.cuda) or f"{machine.processor}, {threads}"
     return MeasuredCell(
         training.tokens_seen, training.seconds, whole_s - training.seconds, max(per_token, default=0.0), where
     )
