@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine.config.reading import schema_rows
 from engine.paths import PROJECT_ROOT
 from tests.unit.cli.test_commands import ROOT, parse
 
@@ -114,3 +115,22 @@ def test_no_page_says_a_line_twice(page: Path):
 def test_a_doubled_line_would_be_seen():
     line = "- **A reason that is long enough to be no accident when it stands on a page twice.**"
     assert doubled(f"## A\n\n{line}\n\n## B\n\n{line}\n\n## A\n") == ["## A", line]
+
+
+def unknown_keys(page: str) -> set[str]:
+    """The names in a page that look like keys of a recipe, `train.epochs`, and are none."""
+    keys = {row["key"].replace("[]", "") for row in schema_rows()}
+    known = keys | {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 1)}
+    sections = "|".join(sorted({key.partition(".")[0] for key in keys if "." in key}))
+    named = re.findall(rf"(?:`|--set ['\"]?)((?:{sections})\.[a-z_.]*[a-z_])(?=[`:=\s])", page)
+    return {name for name in named if name not in known}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_key_of_a_recipe_that_a_page_names_exists(page: Path):
+    assert unknown_keys(page.read_text(encoding="utf-8")) == set()
+
+
+def test_a_key_that_is_none_would_be_seen():
+    page = "Set `train.epochs: 3`, `train.epoch` and `draft.lora`, or type --set measure.gama=2."
+    assert unknown_keys(page) == {"train.epoch", "measure.gama"}
