@@ -103,9 +103,10 @@ def measured_cell(folder: Path) -> MeasuredCell | None:
     whole_s = (utc(ended[0]) - utc(began[0])).total_seconds()
     per_token = [capture.bytes_per_token for capture in provenance.captures.values() if capture.bytes_per_token]
     machine = provenance.machine
-    where = f"{machine.processor}, {machine.threads} threads" if machine else "unknown machine"
-    if machine and machine.cuda:
-        where = ", ".join(machine.cuda)
+    where = "unknown machine"
+    if machine:
+        threads = f"{machine.threads} thread{'s' * (machine.threads != 1)}"
+        where = ", ".join(machine.cuda) or f"{machine.processor}, {threads}"
     return MeasuredCell(
         training.tokens_seen, training.seconds, whole_s - training.seconds, max(per_token, default=0.0), where
     )
@@ -177,14 +178,14 @@ def figures(given: argparse.Namespace) -> dict[str, Any]:
 
 def text(made: dict[str, Any]) -> str:
     """The plan for people."""
-    units = {"capture": "tokens/s", "training": "tokens/s", "rest": "s a cell"}
+    units = {"capture": "tokens/s", "training": "tokens/s", "rest": "s per cell"}
     lines = [
         f"{made['cells']:,} cells of {made['tokens_per_cell']:,.0f} target tokens each, "
         f"{made['captured_tokens']:,.0f} captured tokens",
         "",
         "rates per worker:",
         *(
-            f"  {name:<9} {rate['value']:>10,.1f} {units[name]:<9} {rate['source']}"
+            f"  {name:<9} {rate['value']:>10,.1f} {units[name]:<10} {rate['source']}"
             for name, rate in made["rates"].items()
         ),
         "",
@@ -192,8 +193,11 @@ def text(made: dict[str, Any]) -> str:
         *(f"  {part:<22} {hours:>10,.1f}" for part, hours in made["worker_hours"].items()),
         f"  {'together':<22} {sum(made['worker_hours'].values()):>10,.1f}",
         "",
-        f"captures: {readable_bytes(int(made['capture_bytes']))}, {made['bytes_per_token']:,.0f} bytes a token",
-        *(f"{workers:>6,} workers: {hours / 24:>8,.2f} days" for workers, hours in made["hours_by_workers"].items()),
+        f"captures: {readable_bytes(int(made['capture_bytes']))}, {made['bytes_per_token']:,.0f} bytes per token",
+        *(
+            f"{workers:>6,} {'worker: ' if workers == 1 else 'workers:'} {hours / 24:>8,.2f} days"
+            for workers, hours in made["hours_by_workers"].items()
+        ),
     ]
     if made["cost"]:
         lines.append(f"cost: {made['cost']:,.0f} at the price that was given per worker-hour")

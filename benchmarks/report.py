@@ -78,9 +78,10 @@ def _figures(report: Report, row: Row) -> str:
         f"{key} {number_of(value) if isinstance(value, float) else value}" for key, value in plain.items()
     )
     counts = max((len(listed) for listed in row.samples.values()), default=1)
+    rounds = f"{counts} round{'s' * (counts != 1)}"
     return "\n".join(
         [
-            f"**{row.title}** (`{row.name}`; {conditions}; {counts} rounds; {_where(report)}).{mark}\n",
+            f"**{row.title}** (`{row.name}`; {conditions}; {rounds}; {_where(report)}).{mark}\n",
             *("| figure | |", "|---|---|"),
             *(f"| {name} | {shown(figure)} |" for name, figure in row.figures.items()),
             *(f"\n{note}" for note in row.notes),

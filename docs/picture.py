@@ -8,6 +8,7 @@ Uses the generic draft that comes with Draftbench; takes half a minute on two co
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from engine.cli.text.console import coloured, legend
+from engine.config.defaults import DECODE
 from engine.decode.one_prompt import decode_prompt, question
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
@@ -27,7 +29,8 @@ PROMPT = "Why do leaves turn red in autumn?"
 def main(draft: str) -> None:
     """Decode PROMPT with a draft of the embedded target and save the terminal's output as SVG."""
     pair = load_pair(home(), run_id=None, draft=draft)
-    settings = DecodeSettings(Sampling(0.0), FixedLength(3), 72, pair.target.stop_ids)
+    length = FixedLength(DECODE.num_draft_tokens)  # what the command does that the picture shows
+    settings = DecodeSettings(Sampling(DECODE.temperature), length, DECODE.max_new_tokens, pair.target.stop_ids)
     decoding = decode_prompt(pair.target, pair.draft, question(PROMPT), settings)
     canvas = Console(record=True, width=104, file=io.StringIO(), highlight=False)
     canvas.print(f'$ draftbench decode --draft {draft} --prompt "{PROMPT}"\n', style="bold")
@@ -36,7 +39,8 @@ def main(draft: str) -> None:
         answer.append_text(piece)
     canvas.print(answer, "\n")
     canvas.print(legend())
-    canvas.print(f"\n{decoding.figures()}")
+    speed = re.compile(r" in \S+ s = \S+ tokens/s")  # of one answer, at the hour when the picture was drawn
+    canvas.print(f"\n{speed.sub('', decoding.figures())}")
     out = Path(__file__).with_name("decode.svg")
     canvas.save_svg(str(out), title="draftbench decode")
     print(out)

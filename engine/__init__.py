@@ -6,7 +6,7 @@ cli/        the `draftbench` command
 config/     the schema of a recipe, reading it, its identity
 data/       prompts: reading, overlap, packs of real prompts
 decode/     sampling rules, the speculative loop, its events
-cluster/    runs, captures and trainings on more than one machine
+cluster/    runs and captures on Ray and Slurm
 deploy/     a draft on the server that people use
 distill/    losses, the trainer, the training modes
 explore/    many runs at once: figures, Pareto fronts, importance of settings

@@ -4,7 +4,7 @@ app        the `draftbench` command: its list of commands, errors and exit statu
 options    arguments and options that several commands share
 run        run, capture, train, measure: the commands that make a run
 measure_only  measure-only: a model as it is
-runs       runs (list, samples, cancel, archive, remove), show, compare, index
+runs       runs (list, samples, cancel, archive, remove, restore), show, compare, index
 slices     where a draft fails, and prompts to train on for it
 decode     decode in the terminal, live in the browser
 served     served (predict): a draft on a server

@@ -23,7 +23,7 @@ def parity(
         str | None, typer.Option("--temperatures", help="Separated by commas.  [default: the run's]")
     ] = None,
     gamma: Annotated[
-        int | None, typer.Option("--gamma", min=1, help="Tokens proposed a round.  [default: the run's]")
+        int | None, typer.Option("--gamma", min=1, help="Tokens proposed per round.  [default: the run's]")
     ] = None,
     proposals: Annotated[
         Literal["argmax", "sampled"] | None,

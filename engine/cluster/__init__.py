@@ -1,6 +1,6 @@
-"""Places beyond this machine: runs, captures and trainings on engines that exist (Ray, Slurm, torch.distributed).
+"""Places beyond this machine: runs and captures on engines that exist (Ray, Slurm).
 
-Everything here needs the extra `draftbench[cluster]`, and nothing else needs anything here.
+It needs the extra `draftbench[cluster]`; the rest works without. One training on several processes is in `distill/`.
 
 cards            the cards that a run asks for
 node             what a node must have in common with the machine that sends work

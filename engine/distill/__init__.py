@@ -14,7 +14,7 @@ selection   token selection on top of any mode
 stream      the log of an online stream
 checkpoint  checkpoints on disk
 outcome     what a training has done so far
-processes   the processes of one training, and what they tell each other
+processes   the processes of one training, and what they send each other
 launching   becoming one of them
 dealing     a step's batches dealt to the processes
 sharding    a draft in pieces on several processes (FSDP2)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.config.reading import schema_rows
 from engine.paths import PROJECT_ROOT
 from tests.unit.cli.test_commands import ROOT, parse
 
@@ -68,3 +70,67 @@ def test_a_command_that_is_none_would_be_seen():
     (arguments,) = command_lines("Look at it with `draftbench show\n  --tal latest`.")
     with pytest.raises(Exception, match="No such option"):
         parse(ROOT, "draftbench", arguments)
+
+
+def anchors(page: str) -> set[str]:
+    """The fragments that lead to a page's headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    """The links of a page that lead to no file, or to no heading in it."""
+    broken = []
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, fragment = link.partition("#")
+        to = page.parent / name if name else page
+        if not to.exists() or (fragment and fragment not in anchors(to.read_text(encoding="utf-8"))):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path):
+    assert broken_links(page) == []
+
+
+def test_a_link_to_no_heading_would_be_seen(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text("# One, two\n\n[here](#one-two) [gone](#three) [no file](other.md) [far](https://example.org)\n")
+    assert broken_links(page) == ["#three", "other.md"]
+
+
+def doubled(page: str) -> list[str]:
+    """Headings and long lines of text that stand on a page twice: what a merge leaves of two edits of one place."""
+    text = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    lines = Counter(line for line in text.splitlines() if line.startswith("## ") or re.match(r" {0,3}[^ |]", line))
+    return [line for line, times in lines.items() if times > 1 and (line.startswith("## ") or len(line) > 60)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_says_a_line_twice(page: Path):
+    assert doubled(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_doubled_line_would_be_seen():
+    line = "- **A reason that is long enough to be no accident when it stands on a page twice.**"
+    assert doubled(f"## A\n\n{line}\n\n## B\n\n{line}\n\n## A\n") == ["## A", line]
+
+
+def unknown_keys(page: str) -> set[str]:
+    """The names in a page that look like keys of a recipe, `train.epochs`, and are none."""
+    keys = {row["key"].replace("[]", "") for row in schema_rows()}
+    known = keys | {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 1)}
+    sections = "|".join(sorted({key.partition(".")[0] for key in keys if "." in key}))
+    named = re.findall(rf"(?:`|--set ['\"]?)((?:{sections})\.[a-z_.]*[a-z_])(?=[`:=\s])", page)
+    return {name for name in named if name not in known}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_key_of_a_recipe_that_a_page_names_exists(page: Path):
+    assert unknown_keys(page.read_text(encoding="utf-8")) == set()
+
+
+def test_a_key_that_is_none_would_be_seen():
+    page = "Set `train.epochs: 3`, `train.epoch` and `draft.lora`, or type --set measure.gama=2."
+    assert unknown_keys(page) == {"train.epoch", "measure.gama"}
