@@ -42,8 +42,8 @@ from engine.decode.sampling import Sampling, distribution
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import speculative_decode
 from engine.measure.acceptance import PromptAcceptance, exact_acceptance
-from engine.measure.certificate import ALARM_Z, LEAST_P_VALUE, pool_rare
-from engine.measure.statistics import bootstrap_ratio, calibration_z
+from engine.measure.certificate import LEAST_P_VALUE, pool_rare
+from engine.measure.statistics import ALARM_Z, bootstrap_ratio, calibration_z
 from engine.measure.text_rounds import for_other_texts, predicted_rates, predicted_rounds
 from engine.models.draft import load_draft
 from engine.models.head import Head

@@ -35,10 +35,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.capture.answer import Answer
 from engine.capture.batches import collate
 from engine.capture.grouping import FORWARD_TOKENS, group_by_length
 from engine.capture.plan import CapturePlan, plan_capture
-from engine.capture.rows import Answer
 from engine.capture.store import Capture, GrowingCapture, completed
 from engine.config.schema import Recipe
 from engine.decode.sampling import Sampling

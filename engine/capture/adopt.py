@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from engine.capture.rows import Answer
+from engine.capture.answer import Answer
 from engine.fileio import read_json, read_lines
 
 SHARDS = "shards"  # in a capture's folder: parts of it that are being made (engine.capture.shards)

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from engine.capture.answer import Answer
 from engine.capture.grouping import Family, families, read_together
-from engine.capture.rows import Answer, Rows, Task
+from engine.capture.rows import Rows, Task
 from engine.capture.signal import SignalFormat
 from engine.decode.sampling import Sampling
 from engine.errors import is_out_of_memory

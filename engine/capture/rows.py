@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from engine.capture.answer import Answer
 from engine.capture.grouping import Family
 from engine.capture.signal import SignalFormat
 from engine.capture.steps import Steps
@@ -20,20 +21,6 @@ from engine.decode.sampling import Sampling, Uniforms, next_ids
 _STEPS = 32  # forward passes whose results lie together in host memory
 _DRAWS = 64  # uniform draws of a row that are made and moved at once
 _NOWHERE = -1  # the row of a slot that has none
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The target's answer to a prompt, with its signal: [token, bytes_per_token] uint8.
-
-    `beside`: other values that the capture it was copied from stores beside it.
-    """
-
-    index: int
-    token_ids: list[int]
-    finish_reason: str
-    signal: torch.Tensor
-    beside: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

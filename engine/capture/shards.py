@@ -21,8 +21,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from engine.capture.adopt import SHARDS, as_signal
+from engine.capture.answer import Answer
 from engine.capture.plan import DONE, CapturePlan
-from engine.capture.rows import Answer
 from engine.capture.store import Capture, GrowingCapture, completed, exclusive, refuse_if_too_large, size_on_disk
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, json_object

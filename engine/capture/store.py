@@ -28,10 +28,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from engine.capture.adopt import SHARDS, answers_elsewhere
+from engine.capture.answer import Answer
 from engine.capture.batch_size import most_rows
-from engine.capture.generate import answer_prompts
 from engine.capture.plan import CapturePlan
-from engine.capture.rows import Answer
 from engine.capture.signal import SignalFormat
 from engine.capture.writer import WriterThread
 from engine.config.capture import BatchSize
@@ -169,6 +168,8 @@ def exclusive(folder: Path, progress: Progress, what: str) -> Iterator[None]:
 
 
 def _fill(plan: CapturePlan, target: LoadedModel, batch_size: BatchSize, progress: Progress) -> None:
+    from engine.capture.generate import answer_prompts  # with torch._dynamo: seconds that readers need not wait
+
     if plan.signal.kind == "exact":
         check_head(target.model)
     growing = GrowingCapture(plan, progress)

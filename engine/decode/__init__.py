@@ -9,6 +9,7 @@ runner           a model with its key-value cache for ragged rows
 row_by_row       each row with a plain cache: the reference
 slot_runner      all rows in one cache of slots
 slots            the key-value cache of ragged rows
+layer_kinds      what the layers of a model attend to
 slot_fit         whether a model decodes right in it
 attention        attention to slots without copies
 step_graphs      recorded steps: CUDA graphs

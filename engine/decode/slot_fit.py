@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
+from engine.decode.layer_kinds import layer_kinds
 from engine.decode.positions import rotary_limit
 from engine.decode.row_by_row import RowByRow
 from engine.decode.slot_runner import SlotRunner
-from engine.decode.slots import layer_kinds
 from engine.errors import DraftbenchError, first_line
 from engine.models.head import Head, body, text_config
 from engine.models.quantised import is_packed

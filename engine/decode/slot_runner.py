@@ -16,8 +16,9 @@ import torch
 
 from engine.decode.attention import packed
 from engine.decode.device import on_device
+from engine.decode.layer_kinds import within_windows
 from engine.decode.positions import refuse_beyond, rotary_limit, takes_positions
-from engine.decode.slots import SlotCache, step_mask, within_windows
+from engine.decode.slots import SlotCache, step_mask
 from engine.decode.step_graphs import (
     WIDEST,
     StepGraphs,

@@ -13,17 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, get_layer_types_and_kwargs
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
 from engine.decode.attention import PACKED, PLAIN
 from engine.decode.device import on_device
-from engine.errors import DraftbenchError
+from engine.decode.layer_kinds import CHUNKED, FULL, SLIDING, WITHOUT, LayerKind, layer_kinds
 from engine.models.head import text_config
 
 _GROWTH = 64  # slots: buffers grow in multiples of it, and by half at least
-_FULL, _SLIDING, _CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-_WITHOUT = "dummy"  # layers that keep nothing: they have no attention, or read what another layer kept
-_FIX = "use a model that keeps keys and values in every layer, without a recurrent or convolutional state"
 
 
 @dataclass
@@ -177,28 +174,6 @@ class SlotCache(Cache):  # type: ignore[misc]
         return [states for layer in self.layers if layer.is_initialized for states in (layer.keys, layer.values)]
 
 
-@dataclass(frozen=True)
-class LayerKind:
-    """What a layer attends to: everything before, a window, or a chunk; `width` tokens where it is not everything."""
-
-    name: str
-    width: int = 0
-
-
-def layer_kinds(model: Any) -> list[LayerKind]:
-    """The kinds of a model's layers. Raises DraftbenchError for a layer that keeps anything but keys and values."""
-    config = model.config.get_text_config(decoder=True)
-    names, settings = get_layer_types_and_kwargs(config)
-    unfit = sorted(set(names) - {_FULL, _SLIDING, _CHUNKED, _WITHOUT})
-    if unfit:
-        raise DraftbenchError(
-            f"{type(model).__name__} keeps its past in layers of {', '.join(unfit)}",
-            "refused tokens must be taken out of the cache again, which such a layer cannot do exactly",
-            _FIX,
-        )
-    return [LayerKind(name, own.get("sliding_window") or 0) for name, own in zip(names, settings, strict=True)]
-
-
 def step_mask(model: Any, kinds: Sequence[LayerKind], positions: torch.Tensor, view: int) -> Any:
     """The mask of a step for the first `view` slots: [row, 1, token, slot], or one for each kind of layer by its name.
 
@@ -206,22 +181,17 @@ def step_mask(model: Any, kinds: Sequence[LayerKind], positions: torch.Tensor, v
     there and the lowest number elsewhere.
     """
     at, slot = positions[:, None, :, None], torch.arange(view, device=positions.device)
-    seen = {_FULL: slot <= at}
+    seen = {FULL: slot <= at}
     for kind in dict.fromkeys(kinds):
-        if kind.name == _SLIDING:
-            seen[_SLIDING] = seen[_FULL] & (slot > at - kind.width)
-        elif kind.name == _CHUNKED:
-            seen[_CHUNKED] = seen[_FULL] & (slot // kind.width == at // kind.width)
+        if kind.name == SLIDING:
+            seen[SLIDING] = seen[FULL] & (slot > at - kind.width)
+        elif kind.name == CHUNKED:
+            seen[CHUNKED] = seen[FULL] & (slot // kind.width == at // kind.width)
     if text_config(model)._attn_implementation not in (PLAIN, PACKED):
         lowest = torch.finfo(model.dtype).min
         seen = {name: torch.zeros((), dtype=model.dtype, device=at.device).where(s, lowest) for name, s in seen.items()}
-    named = {kind.name for kind in kinds} - {_WITHOUT}
+    named = {kind.name for kind in kinds} - {WITHOUT}
     return seen[named.pop()] if len(named) == 1 else seen
-
-
-def within_windows(kinds: Sequence[LayerKind], tokens: int) -> bool:
-    """Whether a text of so many tokens lies in every layer's window or chunk, so that none hides any of it."""
-    return all(kind.width == 0 or tokens <= kind.width for kind in kinds)
 
 
 def plain_cache(model: Any) -> DynamicCache:

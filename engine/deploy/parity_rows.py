@@ -13,8 +13,7 @@ from engine.deploy.parity_bench import totals_of
 from engine.deploy.parity_texts import Walk, drawn_from_target, hits, parted
 from engine.deploy.server_rounds import explains
 from engine.deploy.serving import ServedAnswer
-from engine.measure.certificate import ALARM_Z
-from engine.measure.statistics import bootstrap_ratio, paired_difference, paired_ratio
+from engine.measure.statistics import ALARM_Z, bootstrap_ratio, paired_difference, paired_ratio
 from engine.measure.text_rounds import TextRounds, for_other_texts
 from engine.models.draft import Draft
 from engine.models.load import LoadedModel

@@ -27,7 +27,7 @@ from engine.decode.events import Fate, Round
 from engine.decode.sampling import Sampling, SamplingByRow, distribution
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import plain_decode, speculative_decode
-from engine.measure.statistics import calibration_z
+from engine.measure.statistics import ALARM_Z, calibration_z
 from engine.models.head import Head, hidden_states
 from engine.models.quantised import is_exact
 
@@ -38,7 +38,6 @@ SELF_DRAFT_SETTINGS = tuple(
 # Of the built-in pair's draft: one is accepted often enough by its rule that accepted and bonus tokens take part.
 _DRAFT_SEEDS: dict[Proposals, int] = {"sampled": 2, "argmax": 9}
 _SELF_DRAFT_ROWS = 32  # decoded together
-ALARM_Z = 4.0  # an engine without fault exceeds it once in 16,000 traces
 LEAST_P_VALUE = 1e-4  # a sound pair falls below it once in ten thousand seeds; a broken rule by many powers of ten
 
 

@@ -23,6 +23,7 @@ from engine.records.interval import Interval
 
 SAMPLES = 2000  # resamples of the prompts for an interval
 LEVEL = 0.95
+ALARM_Z = 4.0  # of `calibration_z`: an engine without fault exceeds it once in 16,000 traces
 
 _Floats = NDArray[np.float64]
 

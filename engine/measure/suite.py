@@ -35,7 +35,7 @@ from engine.measure.acceptance import PromptAcceptance, exact_of_drafts
 from engine.measure.definitions import RATES
 from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
 from engine.measure.load import LoadMeter
-from engine.measure.statistics import bootstrap_ratio, calibration_z, paired_ratio
+from engine.measure.statistics import ALARM_Z, bootstrap_ratio, calibration_z, paired_ratio
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
@@ -277,9 +277,7 @@ def _agreement(rounds: Sequence[Round], temperature: float, proposals: Proposals
         f"at temperature {temperature:g}, {result.observed:,.0f} of {result.n_tokens:,} judged tokens were accepted, "
         f"{result.expected:,.1f} were expected from {expected_from} (z = {result.z:+.2f})"
     )
-    return lossless.Check(
-        "sampled_equals_expected", abs(result.z) < lossless.ALARM_Z, result.n_tokens, detail, result.as_dict()
-    )
+    return lossless.Check("sampled_equals_expected", abs(result.z) < ALARM_Z, result.n_tokens, detail, result.as_dict())
 
 
 def certificate(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.config.schema import Recipe
-from engine.decode.slots import layer_kinds
+from engine.decode.layer_kinds import layer_kinds
 from engine.errors import DraftbenchError, boundary
 from engine.models.draft import Draft, DraftInfo, check_shared, check_trim, read_card
 from engine.models.head import body, check_head_outline, text_config

@@ -19,7 +19,6 @@ import torch
 
 from engine.capture.plan import CapturePlan
 from engine.config.schema import MeasureSpec, Recipe
-from engine.decode.runner import runner_for
 from engine.distill.schedule import answers_per_step, planned_steps
 from engine.errors import DraftbenchError
 from engine.models.head import Head, hidden_states
@@ -135,6 +134,8 @@ def _decoding(model: Any, rows: int) -> dict[str, float]:
 @torch.no_grad()
 def _steps(model: Any, rows: int, seconds: float, *, is_draft: bool = False) -> tuple[float, float]:
     """Seconds of one token of a prefill, and the median of a step of so many rows; at least two steps are taken."""
+    from engine.decode.runner import runner_for  # takes seconds to load, which reading a kept probe spares
+
     runner, text = runner_for(model, is_draft=is_draft), [[1 + place % 50 for place in range(_PREFILL)]] * rows
     try:
         runner.feed([ids[:2] for ids in text], last=1)  # whatever the first forward prepares

@@ -13,7 +13,6 @@ import torch
 from engine.capture.store import Capture
 from engine.config.lora import SHARED_FOLDER
 from engine.config.schema import ModelSpec, Recipe
-from engine.decode.runner import runner_for
 from engine.distill.selection import load_reference
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import disk_errors, read_json, sha256_file
@@ -59,6 +58,8 @@ def untrained_draft(home: Home, recipe: Recipe, target: LoadedModel) -> Draft:
     checkpoint = None if spec.checkpoint is None else draft_folder(home, spec.checkpoint)
     draft = initialise_draft(target, spec, seed=recipe.train.seed, checkpoint=checkpoint)
     if decodes(recipe):  # a draft that cannot be decoded should not be trained first
+        from engine.decode.runner import runner_for  # takes seconds to load, which checks and estimates spare
+
         runner_for(draft.model, is_draft=True)
     return draft
 

@@ -28,10 +28,9 @@ from engine.config.schema import MeasureSpec, ServerSpec
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
 from engine.measure.acceptance import PromptAcceptance, draft_side
-from engine.measure.certificate import ALARM_Z
 from engine.measure.definitions import SERVED_TEXT
 from engine.measure.exact_tables import exact_metrics, improvement, position_rows, prompt_table
-from engine.measure.statistics import Calibration, calibration_z
+from engine.measure.statistics import ALARM_Z, Calibration, calibration_z
 from engine.measure.suite import Measured
 from engine.models.draft import Draft
 from engine.models.head import Head, chunk_size, hidden_states

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from pydantic import SecretStr
 
+from engine.capture.answer import Answer
 from engine.capture.plan import CapturePlan, plan_for_writer
-from engine.capture.rows import Answer
 from engine.capture.signal import SERVER_LOGPROBS, signal_format
 from engine.capture.store import Capture, GrowingCapture, completed, exclusive
 from engine.chat.prompt import Prompt

@@ -11,8 +11,7 @@ import torch
 from engine.capture.plan import CapturePlan
 from engine.capture.signal import CompactSignal
 from engine.errors import DraftbenchError
-from engine.measure.certificate import ALARM_Z
-from engine.measure.statistics import calibration_z
+from engine.measure.statistics import ALARM_Z, calibration_z
 from engine.records.capture import AnswerSignal, ServedSignal
 
 _MOST_APART = 0.15  # between two shares of likeliest tokens; a server that cuts at 5% of the likeliest stays below

@@ -12,7 +12,7 @@ import torch
 from benchmarks.speed.capturing import capture_row
 from benchmarks.speed.pairs import Rounds
 from benchmarks.speed.subjects import LLAMA_8B, SMOLLM2, TINY, random_prompts, random_subject, random_target
-from engine.capture import store
+from engine.capture import generate
 
 CPU = torch.device("cpu")
 
@@ -34,13 +34,13 @@ def test_random_prompts_differ_in_length_and_stay_below_the_longest():
 
 @pytest.mark.slow
 def test_every_round_of_a_capture_is_generated_not_copied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    asked, generate = [], store.answer_prompts
+    asked, real = [], generate.answer_prompts
 
     def counted(model: Any, prompts: Sequence[Sequence[int]], *rest: Any, **more: Any) -> Iterator[Any]:
         asked.append(len(prompts))
-        return generate(model, prompts, *rest, **more)
+        return real(model, prompts, *rest, **more)
 
-    monkeypatch.setattr(store, "answer_prompts", counted)
+    monkeypatch.setattr(generate, "answer_prompts", counted)
     subject = random_subject(TINY, CPU, prompts=4)
     sizes: dict[str, int] = {"batch_size": 2, "prompts_a_round": 4, "max_new_tokens": 3}
     row = capture_row(subject, tmp_path, rounds=Rounds(2), warm_up=1, **sizes)

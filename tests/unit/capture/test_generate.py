@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from engine.capture import generate
+from engine.capture.answer import Answer
 from engine.capture.generate import answer_prompts
 from engine.capture.grouping import Family
-from engine.capture.rows import Answer, Rows, Task
+from engine.capture.rows import Rows, Task
 from engine.capture.signal import SignalFormat, signal_format
 from engine.config.schema import CaptureSpec
 from engine.decode.sampling import Sampling, distribution

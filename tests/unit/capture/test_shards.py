@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from engine.capture import shards, store
+from engine.capture import generate, shards, store
 from engine.capture.plan import CapturePlan, plan_capture
 from engine.capture.shards import cut, fill_one_by_one, fill_shard, make_in_shards, shards_of
 from engine.capture.store import Capture, GrowingCapture, make_capture
@@ -75,14 +75,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> dict
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The prompts that the target answered to the end."""
     names: list[str] = []
-    real = store.answer_prompts
+    real = generate.answer_prompts
 
     def spy(model: Any, prompts: Any, ids: list[str], *more: Any, **settings: Any) -> Iterator[Any]:
         for one in real(model, prompts, ids, *more, **settings):
             names.append(ids[one.index])
             yield one
 
-    monkeypatch.setattr(store, "answer_prompts", spy)
+    monkeypatch.setattr(generate, "answer_prompts", spy)
     return names
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from engine.capture import store
+from engine.capture import generate, store
 from engine.capture.adopt import answers_elsewhere
 from engine.capture.batches import collate, sequence_tokens
 from engine.capture.grouping import group_by_length
@@ -60,14 +60,14 @@ def content(capture: Capture) -> dict[str, Any]:
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the prompts that were really put to the target, in order of finishing."""
     names: list[str] = []
-    real = store.answer_prompts
+    real = generate.answer_prompts
 
     def spy(model: Any, prompts: Any, ids: list[str], *more: Any, **settings: Any) -> Iterator[Any]:
         for answer in real(model, prompts, ids, *more, **settings):
             names.append(ids[answer.index])
             yield answer
 
-    monkeypatch.setattr(store, "answer_prompts", spy)
+    monkeypatch.setattr(generate, "answer_prompts", spy)
     return names
 
 
@@ -545,9 +545,9 @@ def test_answers_that_another_capture_holds_are_copied_not_written_again(
     target = loaded(tiny_llama())
     small = captured(tmp_path, target, questions(3))
     asked: list[str] = []
-    real = store.answer_prompts
+    real = generate.answer_prompts
     monkeypatch.setattr(
-        store, "answer_prompts", lambda *given, **more: (asked.extend(given[2]), real(*given, **more))[1]
+        generate, "answer_prompts", lambda *given, **more: (asked.extend(given[2]), real(*given, **more))[1]
     )
     large = captured(tmp_path, target, questions(5))
     assert asked == ["q3", "q4"]

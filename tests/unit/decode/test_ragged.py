@@ -15,6 +15,7 @@ from engine.capture.signal import SignalFormat
 from engine.config.schema import CaptureSpec
 from engine.decode import runner, slots
 from engine.decode import slot_fit as slot_fit_module
+from engine.decode.layer_kinds import layer_kinds
 from engine.decode.positions import rotary_limit
 from engine.decode.row_by_row import RowByRow
 from engine.decode.runner import runner_for
@@ -22,7 +23,6 @@ from engine.decode.sampling import Sampling
 from engine.decode.settings import NO_DRAFT, DecodeSettings, FixedLength
 from engine.decode.slot_fit import fits_slots, probe, slot_fit
 from engine.decode.slot_runner import SlotRunner
-from engine.decode.slots import layer_kinds
 from engine.decode.speculative import plain_decode, speculative_decode
 from engine.errors import DraftbenchError
 from engine.models.head import hidden_states

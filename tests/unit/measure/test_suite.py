@@ -15,8 +15,8 @@ from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import finite
 from engine.measure import certificate as lossless
 from engine.measure import suite
-from engine.measure.certificate import ALARM_Z
 from engine.measure.compare import ON_TARGET_TEXT
+from engine.measure.statistics import ALARM_Z
 from engine.measure.suite import Measured, Pair
 from engine.models.draft import Draft
 from engine.progress import Progress

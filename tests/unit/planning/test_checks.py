@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from engine.config.schema import Recipe
 from engine.fileio import read_json, write_json
 from engine.models import load
 from engine.models.fused_linears import packs
-from engine.paths import home
+from engine.paths import PROJECT_ROOT, home
 from engine.planning.checks import Check, checks
 from engine.planning.checks import machine as machine_checks
 from engine.planning.earlier_runs import best_pace, differences
@@ -429,3 +431,10 @@ def test_an_adapter_of_layers_that_the_draft_has_not_fails_its_check(recipe: Pat
     found = named(checks(home(), made(recipe, "draft.lora={modules: [q_projj]}")))["draft"]
     assert not found.ok
     assert "did you mean 'q_proj'" in found.fix
+
+
+def test_to_load_the_checks_loads_no_compiler():
+    """Every page waits for it once, and every check in a process of its own."""
+    code = "import sys, engine.planning.checks; print([name for name in sys.modules if name == 'torch._dynamo'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
+    assert done.stdout.strip() == "[]"
