@@ -17,8 +17,8 @@ _SHA256 = "fdd263c998388f1a8e67cad02677e612d946248bd44d163be5e8650ea31f95f8"
 _WHEEL = "axe_playwright_python-0.1.8-py3-none-any.whl"
 _MEMBER = "axe_playwright_python/axe.min.js"
 GRAVE = ("serious", "critical")
-# A colour halfway to another one has a contrast that nobody reads. Endless animations cannot be finished.
-_END_TRANSITIONS = "document.getAnimations().filter(a => a instanceof CSSTransition).forEach(a => a.finish())"
+# A colour halfway to another one, or an element that fades while its page runs again, has a contrast for an instant.
+_AT_REST = "*{transition:none!important;animation:none!important}[data-stale=true]{opacity:1!important}"
 
 
 def script(cache: Path) -> str:
@@ -39,7 +39,7 @@ def script(cache: Path) -> str:
 def grave(page: Page, source: str) -> list[str]:
     """The page's serious and critical violations, those of its frames included: rule, element and what is wrong."""
     for frame in page.frames:
-        frame.evaluate(_END_TRANSITIONS)
+        frame.add_style_tag(content=_AT_REST)
         frame.evaluate(source)
     result: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     lines = []
