@@ -79,20 +79,24 @@ def export(
       draftbench export latest --for llama.cpp --gguf q8_0 --target merged --out my-draft
       draftbench export latest --lora apart --out my-adapter
     """
+    from engine.export.steps import LIBRARIES, begin
+    from engine.progress import Progress
+    from engine.runs.folder import RunFolder
+
+    _check_options(server is not None, preflight, out, format_name, (target, gamma, proposals, context, served_target))
+    _check_lora(lora, shared, server, format_name or (gguf and f"gguf with --gguf {gguf}"))
+    folder = RunFolder.open(home(), run_id)
+    if not preflight:
+        begin(Progress(), LIBRARIES, check=check)
     from engine.cli.text import runs
     from engine.export.export_run import export_run
     from engine.export.folder import remove_half
     from engine.export.for_server import Wishes, plan
-    from engine.progress import Progress
-    from engine.runs.folder import RunFolder
     from engine.stopping import stop_on_signals
 
     wishes = None
     if server is not None:
         wishes = Wishes(server, gamma, proposals, context, tensor_parallel, target, gguf, served_target)
-    _check_options(wishes is not None, preflight, out, format_name, (target, gamma, proposals, context, served_target))
-    _check_lora(lora, shared, server, format_name or (gguf and f"gguf with --gguf {gguf}"))
-    folder = RunFolder.open(home(), run_id)
     if wishes is not None and preflight:
         made = plan(folder, folder.recipe(), wishes)
         report = made.report(out.expanduser().absolute() if out else Path("FOLDER"))

@@ -273,8 +273,12 @@ def _work_on(source: Recipe | RunFolder, until: str, as_json: bool, processes: P
     from engine.planning.clock import expected_seconds
     from engine.runs.execution import execute
     from engine.runs.folder import RunFolder
+    from engine.runs.inputs import check_inputs
 
-    folder = source if isinstance(source, RunFolder) else RunFolder.create(home(), source)
+    if not isinstance(source, RunFolder):
+        check_inputs(home(), [source])
+        source = RunFolder.create(home(), source)
+    folder = source
     console.err.print(f"run {folder.id} in {folder.path}", markup=False)
     summary = execute(home(), folder, until=until, processes=processes, expect=expected_seconds)
     _print_outcome(folder, summary, as_json)

@@ -36,6 +36,7 @@ from engine.records.slurm_job import SlurmJob
 from engine.records.status import STATES, Status, StopNote
 from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder
+from engine.runs.inputs import check_inputs
 from engine.runs.process import is_alive, now, this_host
 from engine.runs.provenance import versions
 
@@ -71,6 +72,7 @@ class SlurmPlace:
         """
         for recipe in recipes:
             check_cards(recipe)
+        check_inputs(home, recipes)
         jobs = self._jobs_that_find(home)
         runs: list[RunFolder] = []
         with _changing(home):

@@ -20,7 +20,7 @@ from engine.export.check_text import CheckText, fewer, text_at_hand
 from engine.export.export_run import check_export
 from engine.export.folder import CARD, refuse_taken, write_folder
 from engine.export.model_card import model_card
-from engine.export.steps import LOAD, WRITE, begin
+from engine.export.steps import LOAD, PAIR, WRITE, begin
 from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.measure.acceptance import draft_states
 from engine.models.adapter import merge_adapter
@@ -59,6 +59,8 @@ def export_apart(
     `shared`: by default a folder beside `out`, named by the hash of the shared draft. The report is that of
     `export_run`. Raises DraftbenchError for a draft without an adapter, or with ids that its shared draft has not.
     """
+    progress = progress or Progress()
+    begin(progress, PAIR, check=check)
     refuse_taken(out, overwrite)
     summary, recipe, best = run.summary(), run.recipe(), best_draft(run)
     info = _adapter_of(run, best)
@@ -66,7 +68,6 @@ def export_apart(
     there = _is_export_of(base, info)
     if not there:
         refuse_taken(base, overwrite=False)
-    progress = progress or Progress()
     begin(progress, LOAD, check=check)
     target = load_target(recipe)
     kept = shared_folder(best, info)

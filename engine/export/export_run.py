@@ -15,7 +15,7 @@ from engine.export.check_text import CheckText, fewer, text_at_hand
 from engine.export.folder import refuse_taken, write_folder
 from engine.export.for_server import Wishes, check_plan, plan, use_section, write_beside
 from engine.export.model_card import gguf_use, model_card
-from engine.export.steps import GREEDY, LOAD, RATES, TEXT, WRITE, begin
+from engine.export.steps import GREEDY, LOAD, PAIR, RATES, TEXT, WRITE, begin
 from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.measure.acceptance import draft_states
 from engine.models.draft import Draft, load_draft
@@ -52,6 +52,8 @@ def export_run(
     positions of the same text by more than the rounding of the format, or if assisted generation writes another greedy
     text than our loop.
     """
+    progress = progress or Progress()
+    begin(progress, PAIR, check=check)
     made = plan(run, run.recipe(), wishes) if wishes is not None else None
     if made is not None:
         check_plan(made)
@@ -60,7 +62,6 @@ def export_run(
     rounding = chosen_precision(format_name, precision)
     refuse_taken(out, overwrite)  # before the minutes that loading may take
     summary, recipe, best = run.summary(), run.recipe(), best_draft(run)
-    progress = progress or Progress()
     begin(progress, LOAD, check=check)
     target = load_target(recipe)
     draft = load_draft(best, target)

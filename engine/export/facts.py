@@ -84,14 +84,13 @@ class Pair:
         return min(known) if known else None
 
 
-def target_facts(spec: ModelSpec, *, with_gguf: bool = True) -> ModelFacts:
+def target_facts(spec: ModelSpec, tokenizer: Any, *, with_gguf: bool = True) -> ModelFacts:
     """The facts of a target. `with_gguf`: also whether a GGUF file can be made of it, which takes seconds to say.
 
     Raises DraftbenchError if it cannot be located or its settings cannot be read.
     """
     folder = locate_model(spec)
     config = read_config(folder, trust_remote_code=spec.trust_remote_code)
-    tokenizer = load_tokenizer(spec)
     dtype = str(resolve_dtype(spec.dtype, resolve_device(spec.device))).removeprefix("torch.")
     facts = _facts(spec.model, config, tokenizer, spec, dtype, with_gguf)
     settings = getattr(config, "quantization_config", None)
@@ -102,7 +101,7 @@ def target_facts(spec: ModelSpec, *, with_gguf: bool = True) -> ModelFacts:
     return replace(facts, quantised=quantised, adapter_rank=rank if isinstance(rank, int) else 0)
 
 
-def draft_facts(run: RunFolder, target: ModelSpec, *, with_gguf: bool = True) -> ModelFacts:
+def draft_facts(run: RunFolder, target: ModelSpec, tokenizer: Any, *, with_gguf: bool = True) -> ModelFacts:
     """The facts of a run's best draft as it is exported: with its target's tokenizer, and with all of its ids.
 
     Raises DraftbenchError if the run has no draft.
@@ -119,13 +118,16 @@ def draft_facts(run: RunFolder, target: ModelSpec, *, with_gguf: bool = True) ->
     else:
         config = AutoConfig.for_model(kind, **settings)
     dtype = str(resolve_dtype(target.dtype, resolve_device(target.device))).removeprefix("torch.")
-    return _facts(f"the draft of run {run.id}", config, load_tokenizer(target), target, dtype, with_gguf)
+    return _facts(f"the draft of run {run.id}", config, tokenizer, target, dtype, with_gguf)
 
 
 def pair_of(run: RunFolder, recipe: Recipe, served_target: ModelSpec | None = None, *, with_gguf: bool = True) -> Pair:
     """The run's draft and its target, or the one that the server has instead."""
-    draft = draft_facts(run, recipe.target, with_gguf=with_gguf)
-    return Pair(target_facts(served_target or recipe.target, with_gguf=with_gguf), draft)
+    tokenizer = load_tokenizer(recipe.target)  # which takes a second
+    draft = draft_facts(run, recipe.target, tokenizer, with_gguf=with_gguf)
+    if served_target is not None:
+        return Pair(target_facts(served_target, load_tokenizer(served_target), with_gguf=with_gguf), draft)
+    return Pair(target_facts(recipe.target, tokenizer, with_gguf=with_gguf), draft)
 
 
 def _facts(name: str, config: Any, tokenizer: Any, spec: ModelSpec, dtype: str, with_gguf: bool) -> ModelFacts:

@@ -33,6 +33,7 @@ from engine.records.status import Status
 from engine.runs.advice import measures_again
 from engine.runs.faults import explain
 from engine.runs.folder import RunFolder
+from engine.runs.inputs import check_inputs
 from engine.runs.process import is_alive, now, process_identity, this_host
 
 OUTPUT = "output.txt"  # what a job wrote to its terminal, in the run's folder
@@ -64,6 +65,7 @@ def submit_all(home: Home, recipes: Sequence[Recipe]) -> list[RunFolder]:
 
 def enqueue(home: Home, recipes: Sequence[Recipe], place: str | None = None) -> list[RunFolder]:
     """As `submit_all` at the place of an address (None: this machine), without waking anybody."""
+    check_inputs(home, recipes)
     runs: list[RunFolder] = []
     where = {} if place is None else {"place": place}
     with changing(home):  # until all are there, no worker takes one

@@ -35,9 +35,15 @@ def locate_model(spec: ModelSpec) -> Path:
         return gguf_as_folder(use_asset(name.removeprefix("asset:")))
     if name.startswith("hub:"):
         return _from_hub(name.removeprefix("hub:"), spec.revision, spec.trust_remote_code)
+    path = local_model(name)
+    return gguf_as_folder(path) if path.is_file() else path
+
+
+def local_model(name: str) -> Path:
+    """The folder or GGUF file of a model on this machine. Raises DraftbenchError if it is none."""
     path = _readable(name)
     if path.is_file() and path.suffix == ".gguf":
-        return gguf_as_folder(path)
+        return path
     if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
         # Transformers would load another base with this adapter, the one that the adapter's settings name
         raise DraftbenchError(

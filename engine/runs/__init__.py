@@ -2,6 +2,7 @@
 
 folder         a run's folder
 recipes        reading the recipe of a new run
+inputs         whether what new runs read is there, before they have a folder
 as_it_is       a user's first recipes: measure a model as it is, train a draft for it
 execution      working on a run, with its outcome written into its folder
 training       training the draft of a run

@@ -38,18 +38,21 @@ class _Block:
 
     def __init__(self, thread: int) -> None:
         self._thread, self._lock, self.over = thread, threading.Lock(), False
+        self._stopped = False
 
     def stop(self) -> None:
         """Raise `OutOfTime` in it, unless it has ended."""
         with self._lock:
             if not self.over:
+                self._stopped = True
                 _raise_in(self._thread, OutOfTime)
 
     def end(self) -> None:
         """Note that it has ended: an exception that was requested and not yet raised must not come later."""
         with self._lock:
             self.over = True
-            _raise_in(self._thread, None)
+            if self._stopped:  # else the interpreter would look for an exception that never comes, at every step
+                _raise_in(self._thread, None)
 
 
 class _Watchdog:

@@ -104,6 +104,20 @@ def status(address: str, path: str, method: str = "GET", **headers: str) -> int:
     return answer.status
 
 
+def test_what_reads_the_form_waits_until_it_is_filled(address: str):
+    """Decode in the first second sent the empty question that the form is built with."""
+    app = visitor(address).config
+    by_label = {
+        c["props"].get("value") if c["type"] == "button" else c["props"].get("label"): c for c in app["components"]
+    }
+    waiting = [by_label[name] for name in ("Decode", "Draft on", "Show what is sent")]
+    assert [one["props"]["interactive"] for one in waiting] == [False] * 3
+    (filling,) = [one for one in app["dependencies"] if any(event == "load" for _, event in one["targets"])]
+    (freeing,) = [one for one in app["dependencies"] if one["trigger_after"] == filling["id"]]
+    assert freeing["outputs"] == [one["id"] for one in waiting]
+    assert not freeing["trigger_only_on_success"]
+
+
 def test_the_live_view_alone_answers_its_own_page_alone(address: str):
     join = "/live/gradio_api/queue/join"
     assert status(address, "/live/") == 200

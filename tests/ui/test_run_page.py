@@ -352,12 +352,12 @@ def test_an_export_at_work_shows_its_step_and_is_stopped_from_the_page(finished_
     try:
         run = in_export(
             finished_home / "runs" / run_id,
-            "step 2 of 5: writing the folder\nstep 9 of 5: nonsense\n",
+            "step 4 of 7: writing the folder\nstep 9 of 7: nonsense\n",
             pid=work.pid,
             pid_started=psutil.Process(work.pid).create_time(),
         )
         test = page("run", run=run_id, view="Serve")
-        assert "Step 2 of 5: writing the folder" in test.get("progress")[0].proto.text.replace("\\", "")
+        assert "Step 4 of 7: writing the folder" in test.get("progress")[0].proto.text.replace("\\", "")
         assert not [label for label in buttons(test) if label.startswith("Export for")]
         press(test, "Stop the export")
         assert work.wait(5) == -signal.SIGTERM

@@ -84,7 +84,7 @@ class Comparison:
     delta_high, delta_prompts (from the baseline), baseline_there (the baseline's rate on these prompts, where they are
     fewer than its own; else NaN), reason (why there is no delta). Bounds are NaN where there are too few prompts for
     them. `prompts`: sums per run and prompt, with `answer`.
-    `slots`: the frame of `charts.by_slot`. `agreement`: McNemar's counts per draft against the baseline.
+    `slots`: the frame of `rate_charts.by_slot`. `agreement`: McNemar's counts per draft against the baseline.
     """
 
     temperature: float
@@ -270,7 +270,7 @@ def measured_temperatures(run_ids: Iterable[str]) -> list[float]:
 
 
 def paired_prompts(comparison: Comparison, first: str, second: str, rate: str) -> pd.DataFrame:
-    """The frame of `charts.prompt_scatter`: prompts with the same answer under both drafts, the rate under each."""
+    """The frame of `rate_charts.prompt_scatter`: prompts with the same answer under both drafts, and both rates."""
     side_a, side_b = _sides(comparison.prompts, comparison.draft(first), comparison.draft(second))
     pair = paired(side_a, side_b, rate)
     if pair is None:
@@ -285,7 +285,7 @@ def paired_prompts(comparison: Comparison, first: str, second: str, rate: str) -
 
 
 def rates_by_group(comparison: Comparison, rate: str) -> pd.DataFrame:
-    """The frame of `charts.group_bars`: the rate of each draft on each prompt group."""
+    """The frame of `rate_charts.group_bars`: the rate of each draft on each prompt group."""
     rows = []
     for draft in comparison.drafts:
         prompts = comparison.prompts[comparison.prompts.run_id == draft.id].set_index("prompt_id")

@@ -13,7 +13,7 @@ from engine.measure.compare import SAME_TEMPERATURE
 from engine.measure.definitions import SERVED_TEXT
 from workbench.compare.comparison import MOST_DRAFTS, measured_temperatures
 from workbench.compare.figures import View
-from workbench.shared import chart_parts, charts, queries, ui
+from workbench.shared import chart_parts, queries, rate_charts, ui
 from workbench.shared.method_names import mode_word
 
 _CELL = ["loss", "scenario", "mode"]
@@ -21,7 +21,7 @@ _EFFORT = ("n_train", "steps_done")
 
 
 def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, temperature: float) -> pd.DataFrame:
-    """The frame of `charts.heat_map`: exact acceptance of the runs of a domain and target, by loss, scenario and mode.
+    """The frame of `rate_charts.heat_map`: exact acceptance in a domain and target, by loss, scenario and mode.
 
     A mean over several sizes would say nothing about the loss, nor would a row of them. So a cell shows the runs of the
     number of training queries that most cells have and, among these, of the most steps; one without that number shows
@@ -203,7 +203,7 @@ def map_view(cells: pd.DataFrame, temperature: float, subject: str) -> View:
     return View(
         f"acceptance-map-T{temperature:g}",
         f"Exact acceptance. {described}",
-        lambda tone: chart_parts.about(charts.heat_map(cells, tone, note), subject),
+        lambda tone: chart_parts.about(rate_charts.heat_map(cells, tone, note), subject),
         cells.assign(run_ids=cells.run_ids.map(", ".join)),
     )
 

@@ -12,7 +12,7 @@ from engine.measure.compare import ON_TARGET_TEXT, SAME_TEMPERATURE
 from engine.measure.definitions import RATES
 from workbench.compare.comparison import Comparison, accepted_lengths, paired_prompts, rates_by_group, timings
 from workbench.shared import chart_parts as parts
-from workbench.shared import charts
+from workbench.shared import learning_curve, rate_charts, speed_charts
 
 Draw = Callable[[str], go.Figure]  # tone -> figure
 
@@ -36,7 +36,7 @@ def rates(comparison: Comparison, metric: str) -> View:
         comparison,
         file_name(f"rate-{metric}", comparison),
         f"{RATES[metric].title}: {values}",
-        lambda tone: charts.rate_bars(rows, metric, tone, note),
+        lambda tone: rate_charts.rate_bars(rows, metric, tone, note),
         rows,
     )
 
@@ -52,8 +52,8 @@ def curve(comparison: Comparison, rows: pd.DataFrame, axis: str, kind: str) -> V
     if kind == "eval":
         note = f"T = {comparison.temperature:g}, n = {' or '.join(watched)} watched prompts, no interval"
         what = "Exact acceptance of watched prompts"
-    alt = f"{what} by {charts.AXES[axis]} of {', '.join(comparison.labels.values())}"
-    draw: Draw = lambda tone: charts.learning_curve(shown, axis, kind, comparison.labels, tone, note)  # noqa: E731
+    alt = f"{what} by {learning_curve.AXES[axis]} of {', '.join(comparison.labels.values())}"
+    draw: Draw = lambda tone: learning_curve.draw(shown, axis, kind, comparison.labels, tone, note)  # noqa: E731
     name = file_name("curve-eval", comparison) if kind == "eval" else f"curve-{kind}"
     return view_of(comparison, name, alt, draw, shown)
 
@@ -66,7 +66,7 @@ def slots(comparison: Comparison) -> View:
         comparison,
         file_name("by-position", comparison),
         alt,
-        lambda tone: charts.by_slot(comparison.slots, tone, note),
+        lambda tone: rate_charts.by_slot(comparison.slots, tone, note),
         comparison.slots,
     )
 
@@ -81,7 +81,7 @@ def lengths(comparison: Comparison) -> View:
         comparison,
         file_name("accepted-lengths", comparison),
         alt,
-        lambda tone: charts.accepted_lengths(counts, tone, note),
+        lambda tone: rate_charts.accepted_lengths(counts, tone, note),
         pd.DataFrame(rows),
     )
 
@@ -95,10 +95,10 @@ def speed(comparison: Comparison) -> View:
     n = sorted({str(one.speedup.n_prompts if one.speedup else "?") for one in speeds.values()})
     note = (
         f"n = {' or '.join(n)} prompts in pairs, {' or '.join(conditions)}, batch 1; "
-        f"measured point: {charts.clocked_note(speeds)}"
+        f"measured point: {speed_charts.clocked_note(speeds)}"
     )
     alt = "Speed-up over plain decoding by gamma: two models as curves, and the measured point, for each draft"
-    return view_of(comparison, "speed-up", alt, lambda tone: charts.speedup_by_gamma(speeds, tone, note), frame)
+    return view_of(comparison, "speed-up", alt, lambda tone: speed_charts.speedup_by_gamma(speeds, tone, note), frame)
 
 
 def groups(comparison: Comparison, metric: str) -> View:
@@ -110,7 +110,7 @@ def groups(comparison: Comparison, metric: str) -> View:
         comparison,
         file_name("by-group", comparison),
         alt,
-        lambda tone: charts.group_bars(frame, metric, tone, note),
+        lambda tone: rate_charts.group_bars(frame, metric, tone, note),
         frame,
     )
 
@@ -127,7 +127,7 @@ def scatter(comparison: Comparison, first: str, second: str, metric: str, prompt
         f"{RATES[metric].title} of each prompt: {names[0]} across, {names[1]} up; "
         f"{above} of {len(frame)} prompts above the diagonal"
     )
-    draw: Draw = lambda tone: charts.prompt_scatter(frame, metric, names, tone, prompt, note)  # noqa: E731
+    draw: Draw = lambda tone: rate_charts.prompt_scatter(frame, metric, names, tone, prompt, note)  # noqa: E731
     return view_of(comparison, file_name(f"prompts-{metric}", comparison, baseline=True), alt, draw, frame)
 
 

@@ -17,7 +17,7 @@ from workbench.compare import slices as compare_slices
 from workbench.compare.comparison import MOST_DRAFTS, Comparison, load_comparison, measured_temperatures, timings
 from workbench.compare.every_run import map_place, pick_temperature, suggested
 from workbench.compare.figures import View
-from workbench.shared import charts, downloads, pickers, queries, theme, ui
+from workbench.shared import chart_parts, downloads, pickers, queries, theme, ui
 
 TABS = ["Rates", "Curves", "Positions", "Slices", "Speed", "Prompts", "Configuration", "Report"]
 
@@ -146,7 +146,7 @@ def rates(comparison: Comparison, metric: str) -> None:
     for sentence in tables.unequal_training(comparison):
         st.caption(f":material/warning: {ui.text(sentence)}.")
     paper = tables.paper_table(comparison)
-    caption = f"Acceptance, {comparison.circumstances}, {charts.INTERVAL}; n in each row"
+    caption = f"Acceptance, {comparison.circumstances}, {chart_parts.INTERVAL}; n in each row"
     caption += f". Δ is the paired change from {comparison.letter}" if len(comparison.drafts) > 1 else ""
     name = figures.file_name("rates", comparison, baseline=True)
     downloads.download_row(name, "rates", frame=comparison.rates, paper=paper, caption=caption)

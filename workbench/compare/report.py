@@ -26,7 +26,7 @@ from workbench.compare import figures, slices, speeds, tables
 from workbench.compare.comparison import Comparison, change_words, rate_words, trace_of
 from workbench.compare.figures import View
 from workbench.compare.report_style import PAGE_CSS, TABLE_CSS
-from workbench.shared import charts, downloads, theme, tokens
+from workbench.shared import chart_parts, downloads, theme, tokens
 from workbench.shared.method_names import mode_word
 from workbench.shared.printing import printable
 
@@ -56,7 +56,7 @@ def comparison_report(
     when = (made_at or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
         f"<h1>{_safe(title)}</h1>",
-        f'<p class="faint">{when} · Draftbench {__version__} · {_safe(comparison.note)} · {charts.INTERVAL}</p>',
+        f'<p class="faint">{when} · Draftbench {__version__} · {_safe(comparison.note)} · {chart_parts.INTERVAL}</p>',
         _drafts(comparison),
         "<h2>Serve it?</h2>",
         table(tables.verdicts(comparison)),

@@ -22,7 +22,7 @@ from engine.slices.slices import FEW_PROMPTS, FEW_TOKENS, Slice
 from engine.slices.tokens import BY, PAST_THE_END
 from workbench.compare.comparison import Comparison
 from workbench.compare.figures import View, file_name, view_of
-from workbench.shared import chart_parts, charts, queries, slice_chart, ui, url_warnings
+from workbench.shared import chart_parts, queries, slice_chart, ui, url_warnings
 
 WAYS = {
     "kind": "Kind of token",
@@ -68,7 +68,9 @@ def section(comparison: Comparison, metric: str, show: Callable[[View, str], Non
     changes = changes_table(shown, comparison.labels)
     if not changes.empty:
         st.subheader("Change from the baseline by slice", anchor=False)
-        caption = f"Change of {metric} from the baseline by {WAYS[by].lower()}, {comparison.note}, {charts.INTERVAL}"
+        caption = (
+            f"Change of {metric} from the baseline by {WAYS[by].lower()}, {comparison.note}, {chart_parts.INTERVAL}"
+        )
         table(changes, file_name(f"slices-{by}-{metric}", comparison, baseline=True), caption, "slice-changes")
     if by == "kind":
         with st.expander("What the kinds are"):

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from engine.explore.figures import Figure
 from workbench.explorer.colouring import Colouring, Group, colouring, scale_on
 from workbench.shared import chart_parts as parts
-from workbench.shared import charts
+from workbench.shared import learning_curve
 from workbench.shared.series_names import fitting
 
 MOST_RUNS = 50
@@ -96,7 +96,7 @@ def draw(
             f"exact acceptance of {watched_words(runs)}{temperature_of(points)}",
         ],
     )
-    title = f"Learning curves by {charts.AXES[axis]}"
+    title = f"Learning curves by {learning_curve.AXES[axis]}"
     parts.dress(figure, title, f"{counted(points, runs)}; both panels zoom together", tone)
     colours = colouring(runs, colour.name if colour else "", colour.title if colour else "")
     by_run = dict(iter(points.groupby(["run_id", "kind"])))
@@ -109,7 +109,7 @@ def draw(
     if colours.scale:
         _colour_bar(figure, colours, tone)
     figure.update_xaxes(type="log" if log[0] else "linear")
-    figure.update_xaxes(title=charts.AXES[axis], row=2, col=1)
+    figure.update_xaxes(title=learning_curve.AXES[axis], row=2, col=1)
     figure.update_yaxes(title="loss", type="log" if log[1] else "linear", row=1, col=1)
     figure.update_yaxes(title="acceptance (fraction)", row=2, col=1)
     uirevision = f"{axis} {log}"

@@ -19,6 +19,9 @@ from workbench.shared.series_names import fitting
 MOST_POINTS = 5_000
 _SVG_POINTS = 800  # beyond, points are drawn by WebGL
 _MOST_LINES = 6
+_MOST_COLUMNS = 8  # values of X whose runs stand side by side
+_OVERLAP = 3  # runs a value of X, from which on they would hide each other
+_COLUMN = 0.8  # width of a column; the distance between two is 1
 _HOVER = "%{hovertext}<extra></extra>"
 
 Bounds = Mapping[str, pd.DataFrame]  # figure -> low and high by run id; NaN without an interval
@@ -38,6 +41,9 @@ class Scatter:
     on_front: pd.Series
     notes: list[str]
     bounds: Bounds = field(default_factory=dict)
+    colours: Colouring = field(default_factory=lambda: Colouring("", []))
+    columns: list[str] = field(default_factory=list)
+    """The values of X if runs of one value stand side by side, in the order of their colours; else empty."""
 
     @property
     def figures(self) -> list[Figure]:
@@ -70,7 +76,37 @@ def prepared(
     if len(rows) > MOST_POINTS:
         notes.append(f"{MOST_POINTS:,} of {len(rows):,} runs are drawn, the newest; the Pareto line is of all.")
         rows = rows.head(MOST_POINTS)
-    return Scatter(x, y, colour, logs[0], logs[1], rows, fronts, on_front, [*notes, *said], bounds or {})
+    colours = colouring(rows, colour.name if colour else "", colour.title if colour else "")
+    columns = _columns(rows[x.name], colours) if not logs[0] and x.kind in ("setting", "cost") else []
+    if columns and colour:
+        side = f"Runs with the same {x.title} stand side by side, in the order of {colour.title}"
+        scale = "; the distances between the values are not to scale" if is_number(rows[x.name]) else ""
+        notes.append(f"{side}{scale}.")
+    return Scatter(
+        x, y, colour, logs[0], logs[1], rows, fronts, on_front, [*notes, *said], bounds or {}, colours, columns
+    )
+
+
+def _columns(values: pd.Series, colours: Colouring) -> list[str]:
+    """The values in order if they are few, shared by many runs, and coloured by words; else none."""
+    few = 0 < values.nunique(dropna=False) <= min(_MOST_COLUMNS, len(values) / _OVERLAP)
+    if not few or len(colours.groups) < 2 or colours.scale is not None:
+        return []
+    return list(dict.fromkeys(words(values.sort_values())))
+
+
+def _drawn_at(scatter: Scatter) -> pd.Series:
+    """Where on the X axis each run is drawn: at its value, or in its colour's part of the value's column."""
+    if not scatter.columns:
+        return pd.Series(_values(scatter.rows[scatter.x.name]), scatter.rows.index, dtype=object)
+    groups = scatter.colours.groups
+    part = {index: place for place, group in enumerate(groups) for index in group.rows.index}
+    column = {value: place for place, value in enumerate(scatter.columns)}
+    named = words(scatter.rows[scatter.x.name])
+    return pd.Series(
+        [column[value] + _COLUMN * ((part[index] + 0.5) / len(groups) - 0.5) for index, value in named.items()],
+        scatter.rows.index,
+    )
 
 
 def _fronts(
@@ -115,17 +151,16 @@ def draw(scatter: Scatter, labels: Mapping[str, str], picked: Collection[str], t
     x, y, rows = scatter.x, scatter.y, scatter.rows
     title = f"{y.title} against {x.title}"
     figure = parts.titled(parts.safe(title), f"n = {len(rows):,} runs; {interval_words(scatter)}", tone)
-    colours = colouring(
-        rows, scatter.colour.name if scatter.colour else "", scatter.colour.title if scatter.colour else ""
-    )
+    colours, at = scatter.colours, _drawn_at(scatter)
     kind = go.Scattergl if len(rows) > _SVG_POINTS else go.Scatter
     for line in scatter.fronts:
         if len(line) > 1:
-            _add_line(figure, line, scatter, tone)
+            _add_line(figure, line, scatter, at, tone)
     for group, name in zip(colours.groups, fitting([group.name for group in colours.groups], 40), strict=True):
         figure.add_trace(
             kind(
-                x=_values(group.rows[x.name]),
+                x=list(at[group.rows.index]),
+                meta={"x": _values(group.rows[x.name])} if scatter.columns else None,
                 y=_values(group.rows[y.name]),
                 mode="markers",
                 name=parts.safe(name),
@@ -141,7 +176,14 @@ def draw(scatter: Scatter, labels: Mapping[str, str], picked: Collection[str], t
                 showlegend=colours.scale is None or group is not colours.groups[0],
             )
         )
-    figure.update_xaxes(title=parts.safe(x.title), type=_axis_type(rows[x.name], scatter.log_x))
+    if scatter.columns:
+        names = [parts.safe(name) for name in fitting(scatter.columns, 20)]
+        ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [-0.6, len(names) - 0.4]}
+        figure.update_xaxes(title=parts.safe(x.title), showgrid=False, zeroline=False, **ticks)
+        for border in range(1, len(names)):
+            figure.add_vline(border - 0.5, line={"color": theme.TONES[tone].grid, "width": 1})
+    else:
+        figure.update_xaxes(title=parts.safe(x.title), type=_axis_type(rows[x.name], scatter.log_x))
     figure.update_yaxes(title=parts.safe(y.title), type=_axis_type(rows[y.name], scatter.log_y))
     return figure.update_layout(
         height=560,
@@ -178,10 +220,13 @@ def _bars(group: Group, figure: Figure, scatter: Scatter) -> dict[str, object] |
     return bars and {**bars, "thickness": 0.8, "width": 0}
 
 
-def _add_line(figure: go.Figure, line: pd.DataFrame, scatter: Scatter, tone: str) -> None:
+def _add_line(figure: go.Figure, line: pd.DataFrame, scatter: Scatter, at: pd.Series, tone: str) -> None:
+    if scatter.columns:
+        line = line[line.index.isin(at.index)]  # a run that is not drawn has no place in a column
     first = not any(trace.name == "Pareto line" for trace in figure.data)
     figure.add_scatter(
-        x=line[scatter.x.name],
+        x=list(at[line.index]) if scatter.columns else line[scatter.x.name],
+        meta={"x": _values(line[scatter.x.name])} if scatter.columns else None,
         y=line[scatter.y.name],
         mode="lines",
         name="Pareto line",

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from engine.measure.compare import SAME_TEMPERATURE
 from workbench.shared import chart_parts as parts
-from workbench.shared import charts, theme
+from workbench.shared import learning_curve, theme
 
 MOST_CURVES = 12
 _HOVER = "%{hovertext}<extra></extra>"
@@ -108,7 +108,7 @@ def curves(
     shown = dict(list(labels.items())[:MOST_CURVES])
     rows = frame[(frame.kind == "eval") & ((frame.temperature - temperature).abs() < SAME_TEMPERATURE)]
     note = ", ".join(filter(None, [of, f"T = {temperature:g}", "watched prompts only, no interval"]))
-    figure = charts.learning_curve(rows, axis, "eval", shown, tone, parts.safe(note))
+    figure = learning_curve.draw(rows, axis, "eval", shown, tone, parts.safe(note))
     places = {run: number for number, run in enumerate(shown)}
     for trace in figure.data:
         look = _look(places[trace.legendgroup])

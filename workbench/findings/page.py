@@ -15,7 +15,7 @@ from engine.records.study_tag import studies_of
 from workbench.findings import acceptance, figures, report
 from workbench.findings import view as findings_view
 from workbench.launch import from_findings
-from workbench.shared import charts, queries, theme, ui, url_warnings
+from workbench.shared import learning_curve, queries, theme, ui, url_warnings
 from workbench.shared.pages import page_of
 
 EVERY = "every run"
@@ -308,7 +308,7 @@ def show_curves(frame: pd.DataFrame, scenario: str, size: str, temperature: floa
         theme.mode(),
         f"{domain}, {scenario}, {rows[rows.domain == domain].n_train.max():,.0f} queries",
     )
-    alt = f"Exact acceptance on watched prompts while training, by {charts.AXES[axis]}, a line a method"
+    alt = f"Exact acceptance on watched prompts while training, by {learning_curve.AXES[axis]}, a line a method"
     ui.chart(figure, key="curves", alt=alt, name="learning-curves")
     st.caption("One seed of each method. The watched prompts are few and are not those that are measured in the end.")
 

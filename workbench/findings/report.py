@@ -32,7 +32,7 @@ from workbench.compare import report
 from workbench.compare.figures import View
 from workbench.findings import acceptance, figures
 from workbench.findings import view as findings_view
-from workbench.shared import charts
+from workbench.shared import chart_parts, learning_curve
 
 LoadCurve = Callable[[list[str]], pd.DataFrame]  # run ids -> the frame of `engine.index.queries.curve`
 
@@ -51,7 +51,7 @@ def whole(
     views = claim_views(evaluated) + figure_views(rates, load_curve)
     drawn = dict(zip((view.name for view in views), report.figures_html(views, interactive), strict=True))
     of = f" of the study {study}" if study else ""
-    origin = f"{when} · Draftbench {__version__} · {evaluated.n_runs} runs{of} · {charts.INTERVAL}"
+    origin = f"{when} · Draftbench {__version__} · {evaluated.n_runs} runs{of} · {chart_parts.INTERVAL}"
     parts = [
         "<h1>Findings</h1>",
         f'<p class="faint">{_safe(origin)}</p>',
@@ -163,7 +163,8 @@ def figure_views(rates: pd.DataFrame, load_curve: LoadCurve) -> list[View]:
         labels = figures.curve_labels(rows, domain, scenario, None)
         curve = load_curve(list(labels))
         views += [
-            _curve(curve, labels, axis, offered["temperature"][0], f"{domain}, {scenario}") for axis in charts.AXES
+            _curve(curve, labels, axis, offered["temperature"][0], f"{domain}, {scenario}")
+            for axis in learning_curve.AXES
         ]
     return views
 
@@ -187,7 +188,7 @@ def _by_size(rates: pd.DataFrame, scenario: str, temperature: float) -> View:
 
 def _curve(curve: pd.DataFrame, labels: dict[str, str], axis: str, temperature: float, of: str) -> View:
     name = f"curves-{of.replace(', ', '-')}-{axis}"
-    alt = f"Exact acceptance on watched prompts while training by {charts.AXES[axis]}, {of}"
+    alt = f"Exact acceptance on watched prompts while training by {learning_curve.AXES[axis]}, {of}"
     return View(name, alt, lambda tone: figures.curves(curve, labels, axis, temperature, tone, of), curve)
 
 

@@ -75,11 +75,14 @@ def build(*, replay: bool = True) -> gr.Blocks:
                         elem_id="tools",
                     )
                 with gr.Row(elem_id="buttons"):
-                    start = gr.Button("Decode", variant="primary")
+                    # what reads the form waits until `prefill` has filled it: before, it holds an empty question
+                    start = gr.Button("Decode", variant="primary", interactive=False)
                     halt = gr.Button("Stop", variant="stop")
-                    draft_on = gr.Checkbox(True, label="Draft on", elem_id="draft_on", container=False)
+                    draft_on = gr.Checkbox(
+                        True, label="Draft on", elem_id="draft_on", container=False, interactive=False
+                    )
                     go_on = gr.Button("Continue")
-                    look = gr.Button("Show what is sent")
+                    look = gr.Button("Show what is sent", interactive=False)
                     keep = gr.Button("Save trace")
                 looked_at = gr.HTML(elem_id="sent")  # above the answer: a long one would hide it
                 view = gr.HTML(answer_html.welcome(True), elem_id="view")
@@ -139,7 +142,7 @@ def build(*, replay: bool = True) -> gr.Blocks:
             [*talk, beside, target, run, run2, *numbers, proposals, plain, draft_on, view],
             show_progress="hidden",
             api_name=False,
-        )
+        ).then(lambda: [gr.update(interactive=True)] * 3, None, [start, draft_on, look], api_name=False, **quick)
         ready.input(take_sample, ready, [*talk, beside], api_name=False, **quick)
         target.input(take_target, target, [run, run2], api_name=False, **quick)
         run.input(take_draft, [target, run], run2, api_name=False, **quick)

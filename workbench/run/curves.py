@@ -12,7 +12,7 @@ from engine.records.provenance import Provenance
 from engine.runs.folder import RunFolder
 from workbench.run import stream_chart
 from workbench.run.training_curve import EventTail, curve_frame
-from workbench.shared import chart_parts, charts, downloads, queries, theme, ui
+from workbench.shared import chart_parts, downloads, learning_curve, queries, theme, ui
 
 
 def events(run: RunFolder) -> EventTail:
@@ -48,7 +48,7 @@ def _curve(
     if part.empty:
         st.caption("No evaluation yet." if kind == "eval" else "No training step yet.")
         return
-    figure = charts.learning_curve(frame, axis, kind, {run.id: "this run"}, tone, note)
+    figure = learning_curve.draw(frame, axis, kind, {run.id: "this run"}, tone, note)
     last = part.iloc[-1]
     what = "Training loss" if kind == "train" else "Exact acceptance of the watched prompts"
     alt = f"{what} of {label} up to step {last.step}: {ui.number(last.value)} at the end"

@@ -16,7 +16,7 @@ from engine.numbers import interval
 from engine.records import files
 from engine.runs.folder import RunFolder
 from workbench.run.results import VERDICT_ICONS
-from workbench.shared import chart_parts, charts, downloads, queries, theme, ui
+from workbench.shared import chart_parts, downloads, queries, speed_charts, theme, ui
 
 _READ = (files.SUMMARY, files.STEP_TIMES, "measure/positions.parquet", files.PROVENANCE, "draft/best/draft.json")
 
@@ -35,7 +35,10 @@ def expected(run: RunFolder, server: str) -> None:
         frame = table(forecast)
         st.dataframe(frame, hide_index=True, alt="What each server should report, and whether the draft is worth it")
         downloads.download_row(
-            f"{run.id}-servers", "servers", frame=frame, caption=f"Expected of servers, run {run.id}, {charts.INTERVAL}"
+            f"{run.id}-servers",
+            "servers",
+            frame=frame,
+            caption=f"Expected of servers, run {run.id}, {chart_parts.INTERVAL}",
         )
     for note in (f"Times: {forecast.timed_on}" if forecast.timed_on else "", *forecast.notes):
         if note:
@@ -126,10 +129,10 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
         of = chart_parts.subject([indexed.domain], [indexed.target])
         note = (
             f"{chart_parts.safe(of)}; context {forecast.schedule_context}, large mark: the gamma that is chosen, "
-            f"{chart_parts.interval_note(charts.predicted(here))}"
+            f"{chart_parts.interval_note(speed_charts.predicted(here))}"
         )
         ui.chart(
-            charts.predicted_speedups(here, theme.mode(), note),
+            speed_charts.predicted_speedups(here, theme.mode(), note),
             key="predicted-speedups",
             name=f"{run.id}-predicted-speedups",
             alt="Predicted speed-up over plain decoding against gamma, a line per batch size, with intervals",

@@ -95,9 +95,9 @@ def _exporting(run: RunFolder) -> None:
     now = export_job.read(run)
     if now.state != "running":
         st.rerun()
-    number, total, words = now.step or (1, 1, "getting ready")
+    number, total, words = now.step or (1, 1, "")
     share = (number - 1) / total if now.step else 0.0
-    counted = f"Step {number} of {total}: {words}" if now.step else "Getting ready"
+    counted = f"Step {number} of {total}: {words}" if now.step else "Starting a process of its own"
     st.progress(share, text=ui.text(f"{counted}; {duration(since(now.started.started_at))} so far"))
     st.caption(ui.text(f"To {now.folder}{_of(now)}. It goes on when you close this page."))
     if now.output:

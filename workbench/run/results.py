@@ -16,7 +16,7 @@ from engine.records.certificate import Certificate
 from engine.records.speed import Speed
 from engine.records.summary import Improvement, Metric, Served, Summary
 from engine.runs.folder import RunFolder
-from workbench.shared import charts, downloads, queries, ui
+from workbench.shared import chart_parts, downloads, queries, ui
 
 _MARKS = {
     "passed": ":material/check: passed",
@@ -77,7 +77,10 @@ def results(run: RunFolder, indexed: Run) -> None:
             frame = frame.rename(columns={"trained": "as it is"}).drop(columns="initial")
         st.dataframe(frame, hide_index=True, column_config=_RATE_COLUMNS, alt="Every acceptance rate with its interval")
         downloads.download_row(
-            f"{run.id}-rates", "all-rates", frame=frame, caption=f"Acceptance rates of run {run.id}, {charts.INTERVAL}"
+            f"{run.id}-rates",
+            "all-rates",
+            frame=frame,
+            caption=f"Acceptance rates of run {run.id}, {chart_parts.INTERVAL}",
         )
 
 

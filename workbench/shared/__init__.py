@@ -8,7 +8,9 @@ actions          buttons that act once
 label_form       the form of labels
 queries          all that pages read of the results
 watch            draws a part of a page again when its files have changed; a notice at a run's end
-charts           figures from data frames
+rate_charts      charts of rates
+speed_charts     charts of speed-ups
+learning_curve   the chart of loss or acceptance while training
 slice_chart      the figure of slices
 chart_parts      parts of figures
 series_names     short names of series that keep what differs

@@ -15,6 +15,7 @@ from engine.numbers import LEAST_PROMPTS, too_few
 from workbench.shared import theme
 
 INTERVAL = "95% interval over prompts"
+HOVER = "%{hovertext}<extra></extra>"  # user text is passed as data, never as a template
 
 _LINE_PX = 16  # height of a line of the second title
 _PATTERNS = ("", "/", ".", "x", "-", "+", "\\")

@@ -39,7 +39,8 @@ def _rows(trace: Any, panel: str | None) -> list[dict[str, Any]]:
         ]
     if trace.type == "parcoords":
         return _dimensions(trace, start)
-    x, y = (getattr(trace, axis, None) for axis in ("x", "y"))
+    moved = trace.meta if isinstance(trace.meta, dict) else {}  # the values of points that are drawn side by side
+    x, y = (moved.get(axis, getattr(trace, axis, None)) for axis in ("x", "y"))
     count = max(len(values) if values is not None else 0 for values in (x, y))
     texts = _listed(getattr(trace, "hovertext", None)) or _listed(getattr(trace, "text", None))
     lows, highs = _interval(trace, count)

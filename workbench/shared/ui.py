@@ -19,7 +19,7 @@ from engine import __version__
 from engine.errors import DraftbenchError
 from engine.numbers import Estimate, has_bounds, too_few, within
 from engine.untrusted.visible import visible
-from workbench.shared import charts, downloads, queries, url_warnings
+from workbench.shared import downloads, learning_curve, queries, url_warnings
 from workbench.shared.pages import PAGES, page_of
 
 # Icon, colour and explanation of each state; the word and the icon carry the meaning, colour only helps.
@@ -238,11 +238,11 @@ def choose_some(
 
 
 def axis() -> str:
-    """The horizontal axis of learning curves according to the URL: a key of `charts.AXES`."""
+    """The horizontal axis of learning curves according to the URL: a key of `learning_curve.AXES`."""
     named = st.query_params.get("axis", "steps")
-    if named not in charts.AXES:
+    if named not in learning_curve.AXES:
         url_warnings.not_here("axis", "steps")
-    return named if named in charts.AXES else "steps"
+    return named if named in learning_curve.AXES else "steps"
 
 
 def choose_axis() -> str:
@@ -254,9 +254,9 @@ def choose_axis() -> str:
     st.session_state["_axis"] = axis()
     picked: str | None = st.segmented_control(
         "Horizontal axis",
-        list(charts.AXES),
+        list(learning_curve.AXES),
         key="_axis",
-        format_func=charts.AXES.__getitem__,
+        format_func=learning_curve.AXES.__getitem__,
         required=True,
         on_change=kept,
     )

@@ -16,7 +16,6 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
-from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -103,8 +102,26 @@ def guard_streams() -> None:
 
 
 def paragraph(text: str, indent: int = 0) -> None:
-    """Print text wrapped between words to the width of the terminal."""
-    out.print(Padding(Text(harmless(text)), (0, 0, 0, indent), expand=False), soft_wrap=False)
+    """Print text wrapped between words to the width of the terminal; a longer id or path stays whole."""
+    out.print(Text(_wrapped(harmless(text), indent)))
+
+
+def _wrapped(text: str, indent: int) -> str:
+    """Text in lines of the terminal's width. Rich breaks every longer word; here only those of other scripts are."""
+    width = max(1, out.width - indent)
+    lines = []
+    for whole in text.expandtabs().split("\n"):
+        begun = ""
+        for word in re.findall(r"\s*\S+", whole):
+            if cell_len(begun + word) > width:
+                lines += [begun] if begun else []
+                begun, word = "", word.lstrip()
+            if cell_len(word) > width and not word.isascii():
+                *full, word = [part.plain for part in Text(word).wrap(out, width)]
+                lines += full
+            begun += word
+        lines.append(begun)
+    return "\n".join(" " * indent + one for one in lines)
 
 
 def entries(items: Iterable[tuple[str, str]]) -> None:
@@ -116,14 +133,18 @@ def entries(items: Iterable[tuple[str, str]]) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a plain table under its title: numbers right-aligned, the first column wrapped last."""
+    """Print a plain table under its title: numbers right-aligned, ids in the first column never broken."""
     if title:
         line(title)
     lists = [list(row) for row in rows]
     numeric = [_numeric([row[index] for row in lists]) for index in range(len(columns))]
     styled = any(isinstance(cell, Text) or "\t" in str(cell) for row in lists for cell in row)
     lines = [] if styled else aligned([columns, *lists], numeric)
-    if styled or any(cell_len(text) > out.width for text in lines):
+    wide = any(cell_len(text) > out.width for text in lines)
+    if wide and any(cell_len(word) > out.width // 2 for row in lists for word in str(row[0]).split()):
+        _print_below_ids(columns, lists, numeric)
+        return
+    if styled or wide:
         _print_wrapped(columns, lists, numeric)
         return
     heading, *body = lines
@@ -138,19 +159,33 @@ def aligned(rows: Sequence[Sequence[Any]], numeric: Sequence[bool]) -> list[str]
 
     It writes what Rich's tables write, in a tenth of the time: a list of runs is mostly that. A cell may have lines.
     """
+    return list(itertools.chain.from_iterable(_aligned_rows(rows, numeric)))
+
+
+def _aligned_rows(rows: Sequence[Sequence[Any]], numeric: Sequence[bool]) -> list[list[str]]:
+    """The lines of each row."""
     cells = [[harmless(str(cell)).split("\n") for cell in row] for row in rows]
     widths = [max((cell_len(part) for row in cells for part in row[index]), default=0) for index in range(len(numeric))]
-    lines = []
+    lines: list[list[str]] = []
     for row in cells:
+        lines.append([])
         for parts in itertools.zip_longest(*row, fillvalue=""):
             blanks = [" " * (width - cell_len(part)) for part, width in zip(parts, widths, strict=True)]
             padded = [b + part if right else part + b for part, b, right in zip(parts, blanks, numeric, strict=True)]
-            lines.append("  ".join(padded).rstrip())
+            lines[-1].append("  ".join(padded).rstrip())
     return lines
 
 
 def _numeric(cells: Sequence[Any]) -> bool:
     return bool(cells) and all(isinstance(cell, (int, float)) or cell in ("", "-") for cell in cells)
+
+
+def _print_below_ids(columns: Sequence[str], rows: Sequence[Sequence[Any]], numeric: Sequence[bool]) -> None:
+    """Print each row below its first cell, which is longer than half the terminal and has a line of its own."""
+    heading, *below = _aligned_rows([columns[1:], *(row[1:] for row in rows)], numeric[1:])
+    parts = [(columns[0], heading, "bold"), *((row[0], text, "") for row, text in zip(rows, below, strict=True))]
+    for first, text, style in parts:
+        out.print(Text("\n".join([harmless(str(first)), *(_wrapped(one, indent=2) for one in text)]), style=style))
 
 
 def _print_wrapped(columns: Sequence[str], rows: Sequence[Sequence[Any]], numeric: Sequence[bool]) -> None:

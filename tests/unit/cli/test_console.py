@@ -90,6 +90,44 @@ def printed(capture: io.StringIO, show: Callable[[], None]) -> list[str]:
     return [text.rstrip() for text in capture.getvalue().splitlines()]
 
 
+LONG_ID = "function_calling-historical-forward_kl-seed1-20261122-105041-6194-abcd"
+
+
+@pytest.mark.parametrize("width", [20, 50, 69, 80, 100, 118, 160])
+def test_an_id_in_a_table_is_whole_at_every_width(width: int, monkeypatch: pytest.MonkeyPatch):
+    capture = io.StringIO()
+    monkeypatch.setattr(console, "out", Console(file=capture, width=width, highlight=False, soft_wrap=True))
+    rows = [
+        [LONG_ID, "done", "function_calling", "forward_kl", "0.243 (T=0)\n0.251 (T=1)"],
+        ["short", "done", "x", "y", "-"],
+    ]
+    lines = printed(capture, lambda: console.table("", ["run", "state", "domain", "loss", "exact"], rows))
+    assert sum(LONG_ID in one for one in lines) == 1
+    assert max(len(one) for one in lines if LONG_ID not in one) <= width
+    words = " ".join(lines).split()
+    assert all(words.count(word) == count for word, count in [("function_calling", 1), ("(T=1)", 1), ("loss", 1)])
+    if len(LONG_ID) < width < 118:
+        assert lines[2:] == [
+            LONG_ID,
+            "  done   function_calling  forward_kl  0.243 (T=0)",
+            "                                       0.251 (T=1)",
+            "short",
+            "  done   x                 y           -",
+        ]
+
+
+def test_an_id_in_a_paragraph_is_whole(monkeypatch: pytest.MonkeyPatch):
+    capture = io.StringIO()
+    monkeypatch.setattr(console, "out", Console(file=capture, width=30, highlight=False, soft_wrap=True))
+    lines = printed(capture, lambda: console.paragraph(f"run {LONG_ID} waits for its turn on the other machine", 2))
+    assert lines == ["  run", f"  {LONG_ID}", "  waits for its turn on the", "  other machine"]
+    assert printed(capture, lambda: console.paragraph("a " + "细胞" * 14, 2)) == [
+        "  a",
+        "  " + "细胞" * 7,
+        "  " + "细胞" * 7,
+    ]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_table_that_fits_is_written_as_rich_writes_it(seed: int, monkeypatch: pytest.MonkeyPatch):
     random = Random(seed)

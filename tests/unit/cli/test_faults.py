@@ -56,6 +56,39 @@ def test_a_recipe_that_cannot_work_is_refused_before_there_is_a_run(
 
 
 @pytest.mark.parametrize(
+    ("content", "word"),
+    [("", "empty"), ("no JSON", "no good row"), ('{"question": "what?"}', "no good row"), ("\0", "no good row")],
+)
+@pytest.mark.parametrize("command", [["run"], ["run", "--queue"], ["train"], ["measure-only"]])
+def test_prompts_that_cannot_be_read_leave_no_run(
+    recipe: Path, draftbench: Draftbench, tmp_path: Path, command: list[str], content: str, word: str
+):
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(content, encoding="utf-8")
+    given = [str(recipe), "--set", f"prompts.heldout={mine}"]
+    if command == ["measure-only"]:
+        given = ["asset:smollm2-135m-instruct", "--prompts", str(mine)]
+    assert_explained(draftbench(*command, *given), word)
+    assert not home().runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ("target.model={}", "is not a model"),
+        ("target.adapter={}", "is not a PEFT adapter"),
+        ("draft={{init: checkpoint, checkpoint: {}}}", "is not a model"),
+        ("prompts.train=pack:biology/none", "not a set of the packs"),
+    ],
+)
+def test_a_folder_that_holds_something_else_leaves_no_run(
+    recipe: Path, draftbench: Draftbench, tmp_path: Path, setting: str, word: str
+):
+    assert_explained(draftbench("run", str(recipe), "--set", setting.format(tmp_path)), word)
+    assert not home().runs.exists()
+
+
+@pytest.mark.parametrize(
     ("setting", "word"),
     [("draft.layers=99", "4 layers"), ("target.device=banana", "banana"), ("draft.layers=[3, 0]", "ascending")],
 )

@@ -22,9 +22,12 @@ from engine.paths import Home
 from engine.records.status import StopNote
 from engine.runs.folder import run_folders
 
+SAMPLE = "sample_data/prompts/general/heldout.jsonl"  # prompts are read before there is a run
+PROMPTS = {"train": SAMPLE, "heldout": SAMPLE}
+
 pytest.importorskip("ray")
 
-RECIPE = parse_recipe({"prompts": {"train": "a.jsonl", "heldout": "b.jsonl"}})
+RECIPE = parse_recipe({"prompts": PROMPTS})
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ from tests.slurm_commands import SlurmCommands
 from tests.slurm_commands import slurm as slurm
 
 pytestmark = pytest.mark.slow
+SAMPLE = "sample_data/prompts/general/heldout.jsonl"  # prompts are read before there is a run
+PROMPTS = {"train": SAMPLE, "heldout": SAMPLE}
 
 ADDRESS = "slurm://gpu?account=lab&shared=yes"
 PLACE = slurm_place.place(ADDRESS)
@@ -47,7 +49,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recipe(name: str = "run", **changes: Any) -> Recipe:
     resources = {"gpus": 1, "cpus": 2, "memory_gb": 8, "minutes": 30}
-    prompts = {"train": "a.jsonl", "heldout": "b.jsonl"}
+    prompts = PROMPTS
     return parse_recipe({"name": name, "prompts": prompts, "resources": resources, **changes})
 
 

@@ -8,6 +8,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import speculative_decode
 from engine.export import folder, huggingface
 from engine.export.model_card import model_card, public_name
+from engine.export.steps import LIBRARIES, STEPS, WRITE
 from engine.measure.definitions import RATES
 from engine.models.load import load_model
 from engine.numbers import LEAST_PROMPTS
@@ -296,7 +299,9 @@ def test_an_export_that_is_stopped_while_it_writes_ends_soon_and_leaves_nothing(
     result = draftbench("export", "latest", "--out", str(tmp_path / "out" / "draft"), "--json")
     assert result.code == 130
     assert time.monotonic() - began < 15
-    assert "step 2 of 5: writing the folder" in result.err
+    steps = [line for line in result.err.splitlines() if line.startswith("step ")]
+    assert steps == [f"step {number} of 7: {words}" for number, words in enumerate(STEPS[:4], 1)]
+    assert steps[-1].endswith(WRITE)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -306,3 +311,14 @@ def test_what_is_half_written_is_removed_where_the_process_is_ended(tmp_path: Pa
     monkeypatch.setattr(folder, "_at_work", [half])
     folder.remove_half()
     assert not half.exists()
+
+
+def test_an_export_says_at_once_that_the_libraries_are_being_loaded(run: RunFolder):
+    """The page shows what is printed; before the first step it could only say "getting ready", for twenty seconds."""
+    script = (
+        "import sys; from engine import progress\n"
+        "progress.Progress.note = lambda self, text: sys.exit(f'{text}, torch: {\"torch\" in sys.modules}')\n"
+        f"from engine.cli.app import app; app(['export', {run.id!r}, '--out', 'unused'])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == f"step 1 of {len(STEPS)}: {LIBRARIES}, torch: False"

@@ -22,7 +22,10 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_json
 from engine.jobs import queue
 from engine.paths import PROJECT_ROOT, Home, home
-from engine.runs.folder import RunFolder
+from engine.runs.folder import RunFolder, run_folders
+
+SAMPLE = "sample_data/prompts/general/heldout.jsonl"  # prompts are read before there is a run
+PROMPTS = {"train": SAMPLE, "heldout": SAMPLE}
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +36,7 @@ sys.path.insert(0, {root!r})
 from engine.paths import home
 from engine.jobs import queue
 from engine.records.events import Started
-from engine.runs.folder import RunFolder
+from engine.runs.folder import RunFolder, run_folders
 
 if sys.argv[1] == "work":
     queue._ENGINE, queue._POLL_S = (sys.executable, __file__), 0.05
@@ -103,7 +106,7 @@ def kill_worker(tmp_path: Path) -> None:
 
 
 def recipe(notes: str = "", name: str = "run") -> Recipe:
-    return parse_recipe({"name": name, "notes": notes, "prompts": {"train": "a.jsonl", "heldout": "b.jsonl"}})
+    return parse_recipe({"name": name, "notes": notes, "prompts": PROMPTS})
 
 
 def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
@@ -376,3 +379,15 @@ def test_importing_the_queue_loads_no_torch():
 
     code = "import sys, engine.jobs.queue; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, check=False).returncode == 0
+
+
+def test_prompts_that_are_gone_leave_no_run_in_the_queue(tmp_path: Path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": "a?"}', encoding="utf-8")
+    mine = parse_recipe({"prompts": {**PROMPTS, "heldout": str(file)}})
+    queue.submit_all(home(), [mine])
+    before = [run.id for run in run_folders(home())]
+    file.unlink()
+    with pytest.raises(DraftbenchError, match=r"no such file or folder.*mine\.jsonl"):
+        queue.submit_all(home(), [recipe(), mine])  # as *Run again* does
+    assert [run.id for run in run_folders(home())] == before

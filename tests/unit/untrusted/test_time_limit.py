@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -75,3 +77,15 @@ def test_nothing_is_raised_after_a_block_that_ended_in_time():
         pass
     time.sleep(1.2)
     assert sum(range(1000)) == 499500
+
+
+def test_a_profiler_goes_on_after_a_block_that_ended_in_time():
+    """Python 3.11 never ended a step of a traced thread that was asked to raise nothing: profilers, coverage, pdb."""
+    script = (
+        "import sys; from engine.untrusted.time_limit import time_limit\n"
+        "sys.setprofile(lambda *_: None)\n"
+        "with time_limit(5): pass\n"
+        "print([str(x) for x in range(2)])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert result.stdout == "['0', '1']\n"

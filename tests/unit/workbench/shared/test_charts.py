@@ -7,7 +7,7 @@ import pytest
 
 from engine.records.interval import Interval
 from engine.records.speed import ForwardSeconds, GammaRow, Speed
-from workbench.shared import charts
+from workbench.shared import learning_curve, rate_charts, speed_charts
 
 EVIL = "<img src=x onerror=alert(1)> %{x} & <b>bold</b>"
 LABELS = {"r1": f"A · {EVIL}", "r2": "B · plain"}
@@ -94,17 +94,17 @@ GROUPS = pd.DataFrame(
     }
 )
 FIGURES = {
-    "curve": lambda tone: charts.learning_curve(curves(), "steps", "train", LABELS, tone),
-    "eval": lambda tone: charts.learning_curve(curves(), "tokens", "eval", LABELS, tone, "n = 8 prompts"),
-    "map": lambda tone: charts.heat_map(cells(), tone),
-    "rates": lambda tone: charts.rate_bars(rated(), "exact", tone),
-    "slots": lambda tone: charts.by_slot(slots(), tone),
-    "lengths": lambda tone: charts.accepted_lengths({label: [5, 3, 2] for label in LABELS.values()}, tone),
-    "speed": lambda tone: charts.speedup_by_gamma(dict.fromkeys(LABELS.values(), SPEED), tone),
-    "scatter": lambda tone: charts.prompt_scatter(
+    "curve": lambda tone: learning_curve.draw(curves(), "steps", "train", LABELS, tone),
+    "eval": lambda tone: learning_curve.draw(curves(), "tokens", "eval", LABELS, tone, "n = 8 prompts"),
+    "map": lambda tone: rate_charts.heat_map(cells(), tone),
+    "rates": lambda tone: rate_charts.rate_bars(rated(), "exact", tone),
+    "slots": lambda tone: rate_charts.by_slot(slots(), tone),
+    "lengths": lambda tone: rate_charts.accepted_lengths({label: [5, 3, 2] for label in LABELS.values()}, tone),
+    "speed": lambda tone: speed_charts.speedup_by_gamma(dict.fromkeys(LABELS.values(), SPEED), tone),
+    "scatter": lambda tone: rate_charts.prompt_scatter(
         prompts(), "exact", (LABELS["r1"], LABELS["r2"]), tone, selected="p2"
     ),
-    "groups": lambda tone: charts.group_bars(GROUPS, "tau", tone),
+    "groups": lambda tone: rate_charts.group_bars(GROUPS, "tau", tone),
 }
 
 
@@ -142,13 +142,13 @@ def test_drafts_differ_by_more_than_colour():
 
 @pytest.mark.parametrize(("axis", "last"), [("steps", 3), ("tokens", 300), ("seconds", 7.5)])
 def test_curves_on_the_axis_of_choice(axis: str, last: float):
-    figure = charts.learning_curve(curves(), axis, "train", LABELS, "light")
+    figure = learning_curve.draw(curves(), axis, "train", LABELS, "light")
     assert [trace.x[-1] for trace in figure.data] == [last, last]
-    assert figure.layout.xaxis.title.text == charts.AXES[axis]
+    assert figure.layout.xaxis.title.text == learning_curve.AXES[axis]
 
 
 def test_a_live_curve_without_points_still_draws():
-    assert len(charts.learning_curve(curves().head(0), "steps", "train", LABELS, "dark").data) == 0
+    assert len(learning_curve.draw(curves().head(0), "steps", "train", LABELS, "dark").data) == 0
 
 
 def test_the_map_writes_value_interval_and_runs_and_names_gaps():
@@ -178,11 +178,13 @@ def test_a_point_knows_its_prompt():
 
 def test_more_groups_than_symbols_still_look_different():
     frame = pd.concat([prompts().tail(1).assign(group=f"g{i}") for i in range(12)])
-    points = [t for t in charts.prompt_scatter(frame, "exact", ("A", "B"), "light").data if t.customdata is not None]
+    points = [
+        t for t in rate_charts.prompt_scatter(frame, "exact", ("A", "B"), "light").data if t.customdata is not None
+    ]
     assert len({(t.marker.symbol, t.marker.color) for t in points}) == 12
 
 
 def test_cells_of_the_heat_map_tell_their_size_where_it_differs():
     """A cell of 1,600 queries beside one of 200 says little of the losses."""
-    assert "1,600 queries" in charts.heat_map(cells(), "light").to_json()
-    assert "queries" not in charts.heat_map(cells().assign(n_train=200.0), "light").to_json()
+    assert "1,600 queries" in rate_charts.heat_map(cells(), "light").to_json()
+    assert "queries" not in rate_charts.heat_map(cells().assign(n_train=200.0), "light").to_json()

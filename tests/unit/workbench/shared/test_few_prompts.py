@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from engine.records.interval import Interval
-from workbench.shared import chart_parts, charts, queries, ui
+from workbench.shared import chart_parts, queries, rate_charts, ui
 from workbench.shared.figure_data import figure_data
 
 NAMES = ["a", "b"]
@@ -25,9 +25,9 @@ def rows(*prompts: int) -> pd.DataFrame:
 
 
 FIGURES = [
-    lambda frame: charts.rate_bars(frame, "exact", "light"),
-    lambda frame: charts.group_bars(frame, "exact", "light"),
-    lambda frame: charts.by_slot(frame, "light"),
+    lambda frame: rate_charts.rate_bars(frame, "exact", "light"),
+    lambda frame: rate_charts.group_bars(frame, "exact", "light"),
+    lambda frame: rate_charts.by_slot(frame, "light"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Figures: pure functions from data frames to Plotly figures, all in one style.
+"""Charts of rates: pure functions from data frames to Plotly figures, all in one style.
 
 Each takes `tone` ('light' or 'dark', see `theme.mode`). The title has the unit, and its second line n
 and the kind of interval. Series differ in dash, symbol or pattern as well as in colour, and the order of
@@ -16,60 +16,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from engine.measure.definitions import RATES
-from engine.measure.predicted_speed import GammaChoice
-from engine.records.interval import Interval
-from engine.records.speed import Speed
 from workbench.shared import chart_parts as parts
 from workbench.shared import theme
-
-# Horizontal axes of learning curves, by their names in the URL.
-AXES = {"steps": "optimiser steps", "tokens": "target tokens seen", "seconds": "seconds of training"}
-_COLUMNS = {"steps": "step", "tokens": "tokens_seen", "seconds": "seconds"}
-INTERVAL = parts.INTERVAL
-_HOVER = "%{hovertext}<extra></extra>"  # user text is passed as data, never as a template
-_OPEN = {0: "", 1: "-open", 2: "-open-dot"}  # hollow marks for a draft's second temperature
-
-
-def learning_curve(
-    frame: pd.DataFrame, axis: str, kind: str, labels: Mapping[str, str], tone: str, note: str = ""
-) -> go.Figure:
-    """Draw the curves of the runs in `labels` (run id -> name) against steps, tokens or seconds.
-
-    `frame` has the columns of `queries.curve`; `kind` is 'train' (loss) or 'eval' (exact acceptance, one line
-    per temperature). `note` is the second line of the title.
-    """
-    column = _COLUMNS[axis]
-    rows = frame[(frame.kind == kind) & frame.run_id.isin(list(labels)) & frame[column].notna() & frame.value.notna()]
-    title = f"{'Training loss' if kind == 'train' else 'Exact acceptance while training'} by {AXES[axis]}"
-    default = "watched prompts only, no interval" if kind == "eval" else "one point per step, no interval"
-    figure = parts.titled(title, note or default, tone)
-    temperatures = sorted(rows.temperature.dropna().unique())
-    for place, (run_id, label) in enumerate(labels.items()):
-        for temperature, part in rows[rows.run_id == run_id].groupby("temperature", dropna=False):
-            known = kind == "eval" and not pd.isna(temperature)
-            number = temperatures.index(temperature) if known else 0
-            name = parts.safe(label) + (f", T = {temperature:g}" if known and len(temperatures) > 1 else "")
-            ordered = part.sort_values(column)
-            figure.add_scatter(
-                x=ordered[column],
-                y=ordered.value,
-                name=name,
-                legendgroup=run_id,
-                hovertemplate=_HOVER,
-                mode="lines+markers" if kind == "eval" or len(ordered) < 3 else "lines",
-                hovertext=[
-                    f"{name}<br>{v:.4f} at {x:,.0f} {AXES[axis]}"
-                    for v, x in zip(ordered.value, ordered[column], strict=True)
-                ],
-                line={"color": parts.colour(place), "dash": parts.dash_of(place), "width": 1.8},
-                marker={"symbol": parts.symbol_of(place) + _OPEN[number % 3], "size": 7},
-            )
-    figure.update_xaxes(title=AXES[axis], rangemode="tozero")
-    figure.update_yaxes(title="loss" if kind == "train" else "acceptance (fraction)")
-    if kind == "eval":
-        figure.update_yaxes(rangemode="tozero")
-    figure.update_layout(showlegend=True, uirevision="keep")
-    return figure
 
 
 def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
@@ -106,7 +54,7 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
             hoverongaps=False,
             textfont={"size": 12},
             hovertext=[[parts.cell_hover(cell) for cell in line] for line in grid],
-            hovertemplate=_HOVER,
+            hovertemplate=parts.HOVER,
             row=1,
             col=place,
         )
@@ -119,7 +67,7 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
             unselected={"marker": {"opacity": 0}},
             customdata=[" ".join(cell.run_ids) for cell in filled],
             hovertext=[parts.cell_hover(cell) for cell in filled],
-            hovertemplate=_HOVER,
+            hovertemplate=parts.HOVER,
             showlegend=False,
             row=1,
             col=place,
@@ -157,7 +105,7 @@ def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go
             orientation="h",
             name=name,
             width=0.62,
-            hovertemplate=_HOVER,
+            hovertemplate=parts.HOVER,
             showlegend=False,
             hovertext=[parts.hover(name, row)],
             error_x=parts.error_bar(row),
@@ -171,7 +119,7 @@ def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go
                 mode="markers",
                 name="before training",
                 showlegend=not shown,
-                hovertemplate=_HOVER,
+                hovertemplate=parts.HOVER,
                 cliponaxis=False,
                 hovertext=[f"{name}<br>before training: {before:.3f}"],
                 legendgroup="before",
@@ -212,7 +160,7 @@ def by_slot(frame: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
                 line={"color": parts.colour(place), "dash": parts.dash_of(place)},
                 marker={"symbol": parts.symbol_of(place), "size": 9},
                 error_y=parts.error_bars(part),
-                hovertemplate=_HOVER,
+                hovertemplate=parts.HOVER,
                 row=1,
                 col=column,
                 hovertext=[
@@ -237,7 +185,7 @@ def accepted_lengths(counts: Mapping[str, Sequence[int]], tone: str, note: str =
             y=[count / total if total else math.nan for count in rounds],
             name=name,
             marker=parts.filled(place, tone),
-            hovertemplate=_HOVER,
+            hovertemplate=parts.HOVER,
             hovertext=[
                 f"{parts.safe(label)}<br>{accepted} accepted: {count:,} of {total:,} rounds"
                 for accepted, count in enumerate(rounds)
@@ -246,88 +194,6 @@ def accepted_lengths(counts: Mapping[str, Sequence[int]], tone: str, note: str =
     figure.update_xaxes(title="accepted tokens in a round", dtick=1)
     figure.update_yaxes(title="share of rounds", tickformat=".0%")
     figure.update_layout(barmode="group", showlegend=True)
-    return figure
-
-
-def speedup_by_gamma(speeds: Mapping[str, Speed], tone: str, note: str = "") -> go.Figure:
-    """Draw the speed-up against gamma; `speeds` is label -> `speed` of a measurement's summary.
-
-    The dotted line is the formula, the solid line the formula with measured times, and the large mark with
-    its interval the measured speed-up.
-    """
-    figure = parts.titled(
-        "Speed-up over plain decoding (times) by gamma", note or f"measured point: {clocked_note(speeds)}", tone
-    )
-    for place, (label, speed) in enumerate(speeds.items()):
-        name, rows = parts.safe(label), speed.by_gamma
-        for key, words, dash in (
-            ("measured", "formula with measured times", "solid"),
-            ("formula", "formula", "dot"),
-        ):
-            figure.add_scatter(
-                x=[row.gamma for row in rows],
-                y=[getattr(row, key) for row in rows],
-                mode="lines+markers",
-                name=words,
-                legendgroup=key,
-                showlegend=place == 0,
-                hovertemplate=_HOVER,
-                line={"color": parts.colour(place), "dash": dash, "width": 1.6},
-                marker={"symbol": parts.symbol_of(place) + "-open", "size": 6},
-                hovertext=[f"{name}<br>{words}: {getattr(row, key):.2f}x at gamma {row.gamma}" for row in rows],
-            )
-        _clocked(figure, place, name, speed, tone)
-    figure.add_hline(
-        y=1, line={"color": theme.TONES[tone].faint, "width": 1, "dash": "dash"}, annotation_text="no gain"
-    )
-    figure.update_xaxes(title="gamma (tokens proposed per round)", dtick=1)
-    figure.update_yaxes(title="speed-up (times)", rangemode="tozero")
-    return figure
-
-
-def clocked_note(speeds: Mapping[str, Speed]) -> str:
-    """Whether the measured speed-ups have intervals."""
-    return parts.interval_note(pd.DataFrame([(one.speedup or Interval()).as_dict() for one in speeds.values()]))
-
-
-def predicted(choices: Mapping[str, GammaChoice]) -> pd.DataFrame:
-    """A row per predicted speed-up: gamma, value, low, high, n_prompts."""
-    rows = [{"gamma": at.gamma, **at.speedup.as_dict()} for choice in choices.values() for at in choice.by_gamma]
-    return pd.DataFrame(rows, columns=["gamma", *Interval().as_dict()])
-
-
-def predicted_speedups(choices: Mapping[str, GammaChoice], tone: str, note: str = "") -> go.Figure:
-    """Draw the predicted speed-up against gamma, a line per batch size (label -> what each gamma should give).
-
-    A large mark is the gamma that is chosen; none is marked where plain decoding is.
-    """
-    title = "Predicted speed-up over plain decoding (times) by gamma"
-    figure = parts.titled(title, note or parts.interval_note(predicted(choices)), tone)
-    for place, (label, choice) in enumerate(choices.items()):
-        name, speeds = parts.safe(label), choice.by_gamma
-        rows = predicted({label: choice})
-        figure.add_scatter(
-            x=rows.gamma,
-            y=rows.value,
-            mode="lines+markers",
-            name=name,
-            hovertemplate=_HOVER,
-            error_y=parts.error_bars(rows),
-            line={"color": parts.colour(place), "dash": parts.dash_of(place), "width": 1.6},
-            marker={
-                "symbol": parts.symbol_of(place),
-                "size": [13 if speed.gamma == choice.best else 6 for speed in speeds],
-            },
-            hovertext=[
-                f"{name}<br>gamma {row.gamma}, times plain decoding: {parts.with_interval(row, 2)}"
-                for row in rows.itertuples()
-            ],
-        )
-    figure.add_hline(
-        y=1, line={"color": theme.TONES[tone].faint, "width": 1, "dash": "dash"}, annotation_text="no gain"
-    )
-    figure.update_xaxes(title="gamma (tokens proposed per round)", dtick=1)
-    figure.update_yaxes(title="speed-up (times)", rangemode="tozero")
     return figure
 
 
@@ -362,7 +228,7 @@ def prompt_scatter(
             mode="markers",
             name=name,
             customdata=[str(p) for p in part.prompt_id],
-            hovertemplate=_HOVER,
+            hovertemplate=parts.HOVER,
             marker={
                 "color": parts.colour(place),
                 "symbol": symbol,
@@ -403,7 +269,7 @@ def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> g
             name=name,
             error_y=parts.error_bars(part),
             marker=parts.filled(place, tone),
-            hovertemplate=_HOVER,
+            hovertemplate=parts.HOVER,
             hovertext=[parts.hover(f"{name}<br>{parts.safe(r.group)}", r) for r in part.itertuples()],
         )
     figure.update_xaxes(type="category")
@@ -411,26 +277,3 @@ def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> g
     figure.update_yaxes(title="tokens" if metric == "tau" else "acceptance", rangemode="tozero")
     figure.update_layout(barmode="group", showlegend=True)
     return figure
-
-
-def _clocked(figure: go.Figure, place: int, name: str, speed: Speed, tone: str) -> None:
-    """Add the measured speed-up at its gamma, with its interval."""
-    speedup, gamma = speed.speedup, speed.forward_s.num_draft_tokens
-    if gamma is None or speedup is None or math.isnan(speedup.value):
-        return
-    row = pd.Series(speedup.as_dict())
-    figure.add_scatter(
-        x=[gamma],
-        y=[speedup.value],
-        mode="markers",
-        name=f"{name}, measured",
-        error_y=parts.error_bar(row),
-        marker={
-            "symbol": parts.symbol_of(place),
-            "size": 13,
-            "color": parts.colour(place),
-            "line": {"width": 1.5, "color": theme.TONES[tone].text},
-        },
-        hovertext=[f"{parts.hover(name, row)}<br>gamma {gamma}, measured"],
-        hovertemplate=_HOVER,
-    )
