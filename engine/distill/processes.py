@@ -53,6 +53,7 @@ class Processes:
     def __init__(self, rank: int = 0, count: int = 1, store: Store | None = None) -> None:
         self.rank, self.count, self._store = rank, count, store
         self._turns = 0
+        self._cut_off: DraftbenchError | None = None  # what a lost connection means, while it has no other reason
 
     @property
     def first(self) -> bool:
@@ -92,10 +93,10 @@ class Processes:
         return made[0] if made else work()
 
     def failure(self) -> DraftbenchError | None:
-        """Why another process has ended, if one has and could still say why."""
+        """Why another process has ended, as it said itself or as the lost connection shows; None if none has."""
         with contextlib.suppress(RuntimeError):
-            return None if self._store is None else self._failure()
-        return None
+            return self._cut_off if self._store is None else self._failure() or self._cut_off
+        return self._cut_off
 
     def _failure(self) -> DraftbenchError | None:
         assert self._store is not None
@@ -255,7 +256,15 @@ class Processes:
             raise self._lost(error) from error
 
     def _lost(self, error: RuntimeError) -> Exception:
-        """The reason that the other process may just be about to give, else what the connection says."""
+        """The reason that the other process may just be about to give, else what the connection says.
+
+        The launcher stops this process meanwhile, which must not make the failure a stop that somebody wished.
+        """
+        self._cut_off = DraftbenchError(
+            f"process {self.rank + 1} of {self.count} lost another one: {first_line(error)}",
+            "it was killed, or its machine or the network failed; a step needs the share of every process",
+            _RESUME,
+        )
         until = time.monotonic() + _REASON_S
         with contextlib.suppress(RuntimeError):  # the store is gone as well
             while time.monotonic() < until:
@@ -266,11 +275,7 @@ class Processes:
                 if failure is not None:
                     return failure
                 time.sleep(_LOOK_EVERY_S)
-        return DraftbenchError(
-            f"process {self.rank + 1} of {self.count} lost another one: {first_line(error)}",
-            "it was killed, or its machine or the network failed; a step needs the share of every process",
-            _RESUME,
-        )
+        return self._cut_off
 
     # ---- the end --------------------------------------------------------------------------------
 

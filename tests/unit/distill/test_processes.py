@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch.distributed import HashStore
 
 from engine.capture.batches import collate
 from engine.capture.store import Capture
@@ -343,3 +344,19 @@ def test_no_launcher_no_environment():
     assert Launch.of(os.environ) is None
     with launched() as processes:
         assert processes is ALONE
+
+
+def test_a_stop_while_the_reason_is_waited_for_is_the_failure_of_the_lost_process(monkeypatch: pytest.MonkeyPatch):
+    """The launcher stops the first process when another one was killed, which can say nothing any more."""
+    seen = Processes(0, 2, HashStore())
+
+    def stopped(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.distill.processes.time.sleep", stopped)
+    assert seen.failure() is None
+    with pytest.raises(KeyboardInterrupt), seen._talking():
+        raise RuntimeError("Connection closed by peer")
+    failure = seen.failure()
+    assert failure is not None
+    assert "lost another one: Connection closed by peer" in failure.what
