@@ -58,3 +58,20 @@ def test_an_answer_outlives_another_choice_and_light_or_dark(server: harness.Ser
         assert "gamma=" in opened.value.url, "the tab shows what the frame shows"
         opened.value.close()
         assert browser.errors == []
+
+
+def test_nothing_can_be_typed_before_the_form_is_filled(server: harness.Server):
+    with harness.browser() as browser:
+        page = browser.page()
+        page.route("**/gradio_api/queue/join*", lambda route: (page.wait_for_timeout(3000), route.continue_()))
+        page.goto(f"{server.url}/live/?run={DRAFT}&prompt=Why", wait_until="commit")
+        prompt = page.get_by_role("textbox", name="Prompt", exact=True)
+        expect(page.get_by_text("Loading ...", exact=True)).to_be_visible(timeout=MINUTE)
+        assert prompt.count() == 0
+        assert page.get_by_role("button", name="Decode").is_disabled()
+        expect(prompt).to_have_value("Why", timeout=MINUTE)
+        expect(page.get_by_text("Loading ...", exact=True)).to_have_count(0)
+        prompt.fill("Why is it?")
+        expect(page.get_by_role("button", name="Decode")).to_be_enabled(timeout=MINUTE)
+        assert prompt.input_value() == "Why is it?"
+        assert browser.errors == []

@@ -18,7 +18,7 @@ from workbench.live import address, answer_html, visitors
 from workbench.live.conversation import TOOLS_EXAMPLE, brings, parts, read_tools, sample, samples
 from workbench.live.decode import LIMITS
 from workbench.live.drafts import Choice, Offer, has_draft, offered
-from workbench.live.turns_editor import turns_editor
+from workbench.live.turns_editor import EMPTY, turns_editor
 
 _QUEUE_LOOK_S = 0.05  # between two looks for visitors who wait
 VISITORS = 8  # streaming at the same time; more wait in Gradio's queue
@@ -233,7 +233,7 @@ def heading(system: str | None, tools: str | None) -> Any:
 def _shown(conversation: Prompt | None) -> list[Any]:
     """Values of system text, turns and tools, and the label above them, which says what is in them."""
     if conversation is None:
-        return [gr.skip()] * 4
+        return ["", EMPTY, "", gr.skip()]
     system, turns, tools = parts(conversation)
     return [system, turns, tools, heading(system, tools)]
 

@@ -68,6 +68,11 @@ function row(turn, place, all) {
 }
 
 function draw() {
+  if (!props.value) {
+    drawn = null;
+    rows.replaceChildren(make("p", { class: "loading" }, "Loading ..."));
+    return;
+  }
   const all = turns();
   drawn = JSON.stringify(all);
   const add = make("button", { type: "button", class: "add" }, "Add a turn");

@@ -24,15 +24,16 @@ field-sizing:content;max-height:20rem;overflow-wrap:anywhere}
 .turns .turn textarea+textarea{margin-top:.3rem;font-family:var(--font-mono);font-size:.86rem}
 .turns :is(textarea,select,button):focus-visible{outline:2px solid var(--slider-color,#0072B2);outline-offset:1px}
 .turns textarea::placeholder{color:var(--body-text-color-subdued);opacity:1}
+.turns .loading{margin:0;min-height:5rem;color:var(--body-text-color-subdued)}
 .turns .others{margin:.2rem 0 0;font-size:.8rem;color:var(--body-text-color-subdued);overflow-wrap:anywhere}
 """
 EMPTY = [{"role": "user", "content": ""}]
 
 
 def turns_editor() -> gr.HTML:
-    """Place the editor, with one empty question in it."""
+    """Place the editor. It offers nothing to type into until the form gives it turns, which would replace the text."""
     return gr.HTML(
-        EMPTY,
+        None,
         html_template='<div class="turns"></div>',
         js_on_load=Path(__file__).with_suffix(".js").read_text(encoding="utf-8"),
         apply_default_css=False,
