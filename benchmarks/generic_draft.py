@@ -30,6 +30,7 @@ from engine.models.draft import load_draft
 from engine.models.load import load_model
 from engine.paths import home
 from engine.progress import SILENT
+from engine.records.speed import ForwardSeconds
 from engine.runs.folder import RunFolder
 from engine.runs.plan import plan_heldout, split_prompts
 from engine.runs.session import capture
@@ -43,7 +44,7 @@ class Shape:
 
     run: RunFolder
     recipe: Recipe
-    times: list[speed.ForwardTimes] = field(default_factory=list)
+    times: list[ForwardSeconds] = field(default_factory=list)
 
     def exact(self) -> dict[float, float]:
         """The last evaluation of the training, by temperature."""

@@ -27,10 +27,11 @@ from engine.config.schema import DEFAULT_TARGET, DraftSpec, ModelSpec, PromptSou
 from engine.data.readers import read_prompts
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
-from engine.measure.certificate import Check, chi_square, greedy_identity, self_draft
+from engine.measure.certificate import chi_square, greedy_identity, self_draft
 from engine.models.draft import Draft, initialise_draft, load_draft
 from engine.models.load import LoadedModel, load_model
 from engine.paths import home
+from engine.records.certificate import Check
 from engine.runs.folder import RunFolder
 
 HELDOUT = "sample_data/prompts/biology/heldout.jsonl"
@@ -105,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     results = checks(args)
     passed = all(as_it_must for _, as_it_must in results.values())
     if args.json:
-        shown = {name: {"as_it_must": ok, **check.as_dict()} for name, (check, ok) in results.items()}
+        shown = {name: {"as_it_must": ok, **check.document()} for name, (check, ok) in results.items()}
         print(json.dumps({"passed": passed, "checks": shown}, indent=2))
     else:
         whole, broken = (check.figures for check, _ in results.values() if "p_value" in check.figures)

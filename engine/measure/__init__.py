@@ -8,6 +8,7 @@ exact_tables      exact acceptance as metrics and tables
 trace             rounds of decoding as tables
 text_rounds       the rounds that a server makes over a text
 speed             speed on the clock
+speed_summary     what a timing says: tokens a second, the speed-up, the cost model
 load              how busy other processes kept the machine meanwhile
 step_times        seconds of a round by batch size, context and gamma
 speed_words       a timing in words

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from engine.decode.speculative import plain_decode, speculative_decode
 from engine.measure.statistics import ALARM_Z, calibration_z
 from engine.models.head import Head, hidden_states
 from engine.models.quantised import is_exact
+from engine.records.certificate import Check
 
 SELF_DRAFT_SETTINGS = tuple(
     Sampling(temperature, top_k, top_p)
@@ -39,20 +40,6 @@ SELF_DRAFT_SETTINGS = tuple(
 _DRAFT_SEEDS: dict[Proposals, int] = {"sampled": 2, "argmax": 9}
 _SELF_DRAFT_ROWS = 32  # decoded together
 LEAST_P_VALUE = 1e-4  # a sound pair falls below it once in ten thousand seeds; a broken rule by many powers of ten
-
-
-@dataclass(frozen=True)
-class Check:
-    """One part of the certificate. `passed` is None for what is only reported."""
-
-    name: str
-    passed: bool | None
-    n_tokens: int
-    detail: str
-    figures: dict[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def in_words(proposals: Proposals) -> str:
@@ -100,7 +87,9 @@ def self_draft(
     if not certain:
         return _argmax_self_draft(drawn, rejected, sum(rejected[_in_words(own)] for own in samplings if own.greedy))
     detail = f"{examined - refused:,} of {examined:,} proposals of a draft identical to the target were accepted"
-    return Check("self_draft", refused == 0, examined, detail, {"rejected": rejected})
+    return Check(
+        name="self_draft", passed=refused == 0, n_tokens=examined, detail=detail, figures={"rejected": rejected}
+    )
 
 
 def _argmax_self_draft(drawn: Sequence[Round], rejected: dict[str, int], greedy_refused: int) -> Check:
@@ -116,7 +105,7 @@ def _argmax_self_draft(drawn: Sequence[Round], rejected: dict[str, int], greedy_
     )
     passed = greedy_refused == 0 and came_back == 0 and abs(result.z) < ALARM_Z
     figures = {"rejected": rejected, "came_back": came_back, **result.as_dict()}
-    return Check("self_draft", passed, result.n_tokens, detail, figures)
+    return Check(name="self_draft", passed=passed, n_tokens=result.n_tokens, detail=detail, figures=figures)
 
 
 def _of_refusal(item: Round) -> list[tuple[Fate, int]]:
@@ -177,7 +166,13 @@ def same_greedy_text(
     if parted:
         detail += f"; largest top-2 margin where they part: {max(p['margin'] for p in parted):.4f} logits"
     name = "greedy_identity_float32" if exact else "greedy_margins_low_precision"
-    return Check(name, not parted if exact else None, sum(map(len, plain)), detail, {"dtype": dtype, "parted": parted})
+    return Check(
+        name=name,
+        passed=not parted if exact else None,
+        n_tokens=sum(map(len, plain)),
+        detail=detail,
+        figures={"dtype": dtype, "parted": parted},
+    )
 
 
 def _parting(target: Any, prompt: list[int], plain: list[int], speculative: list[int]) -> dict[str, Any]:
@@ -255,7 +250,8 @@ def chi_square(
         "cells": len(counts),
         "acceptance": accepted / examined,
     }
-    return Check("chi_square", p_value > LEAST_P_VALUE, needed * length, detail, figures)
+    passed = p_value > LEAST_P_VALUE
+    return Check(name="chi_square", passed=passed, n_tokens=needed * length, detail=detail, figures=figures)
 
 
 def pool_rare(counts: torch.Tensor, expected: torch.Tensor, least: float = 5.0) -> tuple[torch.Tensor, torch.Tensor]:

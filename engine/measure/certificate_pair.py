@@ -23,8 +23,9 @@ from engine.decode.sampling import Sampling, Uniforms, distribution, draw, overl
 from engine.decode.settings import GREEDY, DecodeSettings
 from engine.decode.slot_fit import slot_fit
 from engine.decode.speculative import propose, speculative_decode
-from engine.measure.certificate import LEAST_P_VALUE, Check, in_words, pool_rare, target_logits, texts
+from engine.measure.certificate import LEAST_P_VALUE, in_words, pool_rare, target_logits, texts
 from engine.models.head import Head, hidden_states
+from engine.records.certificate import Check
 
 _TIE = 1e-4  # of the largest logit: what kernels for one row and for several may differ by in float32
 _CELLS = 10  # of equal mass, on each side of p = q
@@ -85,7 +86,13 @@ def ragged_identity(target: Any, draft: Any, prompts: Sequence[Sequence[int]], s
         "prompt_tokens": lengths,
         "side_by_side": {name: fit.side_by_side for name, fit in together.items()},
     }
-    return Check("ragged_identity_float32", not wrong, sum(map(len, written)), detail, figures)
+    return Check(
+        name="ragged_identity_float32",
+        passed=not wrong,
+        n_tokens=sum(map(len, written)),
+        detail=detail,
+        figures=figures,
+    )
 
 
 def traced_equals_captured(
@@ -112,7 +119,13 @@ def traced_equals_captured(
         most = max(max(parting["captured"], parting["traced"]) for parting in parted)
         detail += f"; where they part, one is at most {most:.4f} logits behind the other in float32"
     fair = all(parting["captured_is_choice"] and parting["traced_is_choice"] for parting in parted)
-    return Check("traced_equals_captured", fair if exact else None, sum(map(len, traced)), detail, {"parted": parted})
+    return Check(
+        name="traced_equals_captured",
+        passed=fair if exact else None,
+        n_tokens=sum(map(len, traced)),
+        detail=detail,
+        figures={"parted": parted},
+    )
 
 
 @torch.no_grad()
@@ -168,7 +181,8 @@ def pair_chi_square(
         "impossible": impossible,
         "seed": seed,
     }
-    return Check("chi_square_pair", p_value > LEAST_P_VALUE, total, detail, figures)
+    passed = p_value > LEAST_P_VALUE
+    return Check(name="chi_square_pair", passed=passed, n_tokens=total, detail=detail, figures=figures)
 
 
 def _emitted(p: torch.Tensor, q: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

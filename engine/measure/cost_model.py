@@ -9,17 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class CostRow:
-    """Speed-up at one gamma: by the plain formula, and with what the machine was measured to take."""
-
-    gamma: int
-    expected_tokens: float  # a round, bonus or corrected token included
-    formula: float
-    measured: float
+from engine.records.speed import GammaRow
 
 
 def expected_tokens(alpha: float, gamma: int) -> float:
@@ -92,14 +83,14 @@ def speedup_table(
     draft_s: float,
     verify_s: Callable[[int], float],
     overhead_s: float = 0.0,
-) -> list[CostRow]:
+) -> list[GammaRow]:
     """A row for each gamma from 1 to `max_gamma`; `verify_s(gamma)` is of a pass over gamma + 1 tokens.
 
     The plain formula takes c = draft_s / plain_s. For a dict of measured times pass
     `times.__getitem__`: a gamma that was not measured is then a KeyError, not a guess.
     """
     return [
-        CostRow(
+        GammaRow(
             gamma=gamma,
             expected_tokens=expected_tokens(alpha, gamma),
             formula=expected_speedup(alpha, gamma, draft_s / plain_s),

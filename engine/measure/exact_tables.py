@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from engine.measure.acceptance import PromptAcceptance
 from engine.measure.compare import answer_hash
-from engine.measure.statistics import bootstrap_ratio, paired_difference
+from engine.measure.statistics import Resampling, bootstrap_ratio, paired_difference
 from engine.records.interval import Interval
+from engine.records.summary import Improvement, Metric
 
 
 def exact_metrics(
-    results: Sequence[PromptAcceptance], draft: str, temperature: float, boot: dict[str, Any]
-) -> list[dict[str, Any]]:
+    results: Sequence[PromptAcceptance], draft: str, temperature: float, resampling: Resampling
+) -> list[Metric]:
     """Exact acceptance, argmax acceptance, and greedy agreement where it is known, with intervals over prompts."""
     lengths = [len(r.token_ids) for r in results]
     sums: dict[str, list[float]] = {name: _sums(results, name) for name in ("exact", "argmax")}
@@ -23,26 +24,44 @@ def exact_metrics(
     if len(agreed) == len(results):
         sums["greedy_agreement"] = [int(agree.sum()) for agree in agreed]
     return [
-        metric_row(draft, temperature, name, bootstrap_ratio(tops, lengths, **boot), sum(lengths))
+        metric_of(draft, temperature, name, bootstrap_ratio(tops, lengths, **resampling), sum(lengths))
         for name, tops in sums.items()
     ]
 
 
-def metric_row(draft: str, temperature: float, name: str, interval: Interval, n_tokens: int) -> dict[str, Any]:
+def metric_of(draft: str, temperature: float, name: str, interval: Interval, n_tokens: int) -> Metric:
     """A rate as the summary has it."""
-    return {"draft": draft, "temperature": temperature, "metric": name, **interval.as_dict(), "n_tokens": n_tokens}
+    return Metric(
+        draft=draft,
+        temperature=temperature,
+        metric=name,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        n_prompts=interval.n_prompts,
+        n_tokens=n_tokens,
+    )
 
 
-def improvement(
-    before: Sequence[PromptAcceptance], after: Sequence[PromptAcceptance], temperature: float, boot: dict[str, Any]
-) -> list[dict[str, Any]]:
+def improvements(
+    before: Sequence[PromptAcceptance], after: Sequence[PromptAcceptance], temperature: float, resampling: Resampling
+) -> list[Improvement]:
     """Exact and argmax acceptance after training less before, paired on the same tokens."""
     lengths = [len(r.token_ids) for r in before]
     rows = []
     for name in ("exact", "argmax"):
         sums = [_sums(results, name) for results in (before, after)]
-        interval = paired_difference(sums[0], lengths, sums[1], lengths, **boot)
-        rows.append({"temperature": temperature, "metric": name, **interval.as_dict()})
+        change = paired_difference(sums[0], lengths, sums[1], lengths, **resampling)
+        rows.append(
+            Improvement(
+                temperature=temperature,
+                metric=name,
+                value=change.value,
+                low=change.low,
+                high=change.high,
+                n_prompts=change.n_prompts,
+            )
+        )
     return rows
 
 

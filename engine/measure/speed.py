@@ -23,6 +23,7 @@ from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings
 from engine.decode.speculative import plain_decode, speculative_decode
 from engine.progress import SILENT, TIMING, Progress
+from engine.records.speed import ForwardSeconds, TimeSplit
 
 WAYS = ("plain", "speculative", "transformers")
 Way = TypeVar("Way")
@@ -38,26 +39,6 @@ class TimedAnswer:
     tokens: int
     seconds: float
     rounds: list[Round]  # none of `generate`, which tells nothing on its way
-
-
-@dataclass(frozen=True)
-class ForwardTimes:
-    """Median seconds of one forward of each kind, rounds with a prefill left out.
-
-    `verify_s` is a target forward over gamma + 1 tokens, `plain_s` over one; `overhead_s` is
-    everything else in a round.
-    """
-
-    plain_s: float
-    draft_s: float
-    verify_s: float
-    overhead_s: float
-    num_draft_tokens: int
-
-    @property
-    def cost_ratio(self) -> float:
-        """c: one draft forward over one target forward of a single token."""
-        return self.draft_s / self.plain_s
 
 
 def time_ways(
@@ -127,13 +108,13 @@ def generated(target: Any, ids: Sequence[int], sampling: Sampling, *, max_new_to
     return bare.generate(target, ids, sampling, max_new_tokens=max_new_tokens, seed=seed)
 
 
-def forward_times(timed: Sequence[TimedAnswer], num_draft_tokens: int) -> ForwardTimes:
+def forward_times(timed: Sequence[TimedAnswer], num_draft_tokens: int) -> ForwardSeconds:
     """Median times of the forwards in timed answers, at the fullest gamma."""
     plain = [r for t in timed if t.way == "plain" for r in t.rounds[1:]]
     rounds = [r for t in timed if t.way == "speculative" for r in t.rounds[1:] if r.drafted == num_draft_tokens]
     if not rounds:  # every answer was shorter than a proposal, or gamma adapted below it
         rounds = [r for t in timed if t.way == "speculative" for r in t.rounds if r.drafted]
-    return ForwardTimes(
+    return ForwardSeconds(
         plain_s=statistics.median(r.verify_s for r in plain),
         draft_s=statistics.median(r.draft_s / r.drafted for r in rounds),
         verify_s=statistics.median(r.verify_s for r in rounds),
@@ -142,16 +123,13 @@ def forward_times(timed: Sequence[TimedAnswer], num_draft_tokens: int) -> Forwar
     )
 
 
-def time_split(timed: Sequence[TimedAnswer]) -> dict[str, float]:
+def time_split(timed: Sequence[TimedAnswer]) -> TimeSplit:
     """Shares of speculative decoding's time spent drafting, verifying and on everything else."""
     rounds = [r for t in timed if t.way == "speculative" for r in t.rounds]
-    parts = {
-        "draft": sum(r.draft_s for r in rounds),
-        "verify": sum(r.verify_s for r in rounds),
-        "overhead": sum(r.overhead_s for r in rounds),
-    }
-    whole = sum(parts.values())
-    return {name: seconds / whole for name, seconds in parts.items()}
+    draft, verify = sum(r.draft_s for r in rounds), sum(r.verify_s for r in rounds)
+    overhead = sum(r.overhead_s for r in rounds)
+    whole = draft + verify + overhead
+    return TimeSplit(draft=draft / whole, verify=verify / whole, overhead=overhead / whole)
 
 
 def threads() -> int:

@@ -14,18 +14,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special  # scipy.stats takes half a second longer to import
 
-from engine.records.interval import Interval
+from engine.records.interval import Calibration, Interval
 
 SAMPLES = 2000  # resamples of the prompts for an interval
 LEVEL = 0.95
 ALARM_Z = 4.0  # of `calibration_z`: an engine without fault exceeds it once in 16,000 traces
 
 _Floats = NDArray[np.float64]
+
+
+class Resampling(TypedDict):
+    """How the prompts are resampled for an interval: keywords of `bootstrap_ratio` and its like."""
+
+    samples: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -37,21 +45,6 @@ class McNemar:
     only_b: int
     neither: int
     p_value: float
-
-    def as_dict(self) -> dict[str, float | int]:
-        """The fields by name."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How far sampled acceptance lies from what was expected of it, in standard deviations."""
-
-    z: float
-    p_value: float
-    n_tokens: int
-    observed: float
-    expected: float
 
     def as_dict(self) -> dict[str, float | int]:
         """The fields by name."""

@@ -11,7 +11,7 @@ measure/summary.json        metrics with intervals, conditions, cost model, cert
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,18 @@ from engine.measure import certificate as lossless
 from engine.measure import certificate_pair, cost_model, speed, trace
 from engine.measure.acceptance import PromptAcceptance, exact_of_drafts
 from engine.measure.definitions import RATES
-from engine.measure.exact_tables import exact_metrics, improvement, metric_row, position_rows, prompt_table
+from engine.measure.exact_tables import exact_metrics, improvements, metric_of, position_rows, prompt_table
 from engine.measure.load import LoadMeter
-from engine.measure.statistics import ALARM_Z, bootstrap_ratio, calibration_z, paired_ratio
+from engine.measure.speed_summary import speed_summary, speed_table
+from engine.measure.statistics import ALARM_Z, Resampling, bootstrap_ratio, calibration_z
 from engine.models.draft import Draft
 from engine.models.head import Head
 from engine.models.load import LoadedModel
 from engine.models.quantised import is_exact
 from engine.progress import SILENT, Progress
+from engine.records.certificate import Certificate, Check
 from engine.records.speed import MachineLoad
-from engine.records.summary import Summary
+from engine.records.summary import BatchSizes, Conditions, Metric, OtherSystems, Summary
 
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
 _TRACE_BATCH = 12
@@ -99,7 +101,7 @@ class AtTemperature:
         """Counts of the trace, a row per prompt."""
         return trace.prompt_rows(self.rounds, self.traced)
 
-    def metrics(self, boot: dict[str, Any]) -> list[dict[str, Any]]:
+    def metrics(self, resampling: Resampling) -> list[Metric]:
         """Exact acceptance of both drafts, and the sampled rates of the trained one, with intervals over prompts."""
         counts, tokens = self.counts, int(self.counts.emitted.sum())
         sampled = {
@@ -107,9 +109,9 @@ class AtTemperature:
             for name, rate in RATES.items()
             if {rate.numerator, *rate.denominator} <= set(counts.columns)
         }
-        exact = [exact_metrics(results, name, self.temperature, boot) for name, results in self.exact.items()]
+        exact = [exact_metrics(results, name, self.temperature, resampling) for name, results in self.exact.items()]
         return [row for rows in exact for row in rows] + [
-            metric_row("trained", self.temperature, name, bootstrap_ratio(top, bottom, **boot), tokens)
+            metric_of("trained", self.temperature, name, bootstrap_ratio(top, bottom, **resampling), tokens)
             for name, (top, bottom) in sampled.items()
         ]
 
@@ -152,10 +154,10 @@ def measure_drafts(
     """
     answers = {temperature: _answers(capture, prompts) for temperature, capture in captures.items()}
     first = answers[min(answers)]
-    boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
+    resampling = Resampling(samples=settings.bootstrap_samples, seed=settings.seed)
     cost_ratio = _cost_ratio(pair, first, settings)
     measured: list[AtTemperature] = []
-    checks: list[lossless.Check] = []
+    checks: list[Check] = []
     tokens = settings.trace_prompts * settings.max_new_tokens
     progress.start("measure", len(captures) * tokens, "tokens")
     for temperature, capture in captures.items():
@@ -173,9 +175,9 @@ def measure_drafts(
         timed = _time(pair, first[: settings.speed_prompts], settings, cost_ratio, progress)
         load = meter.read()
     checks += certificate(pair, exact, first, settings, progress, timed)
-    values = _summary(measured, timed, load, checks, pair.target, prompts, settings, boot)
+    under = conditions(pair.target, settings, prompts)
     return Measured(
-        Summary.of_values(values if initial is not None else {"subject": "draft as it is", **values}),
+        _summary(measured, timed, load, checks, under, settings, resampling),
         _tables(measured, timed, pair.target, prompts),
     )
 
@@ -256,7 +258,7 @@ def trace_prompts(
 
 def _trace_checks(
     result: AtTemperature, traced: Sequence[AnsweredPrompt], pair: Pair, exact: Pair, proposals: Proposals
-) -> list[lossless.Check]:
+) -> list[Check]:
     """Check the trace: as many tokens accepted as expected and, at temperature 0, the text that was captured."""
     checks = [_agreement(result.rounds, result.temperature, proposals)]
     if result.temperature == 0:
@@ -265,7 +267,7 @@ def _trace_checks(
     return checks
 
 
-def _agreement(rounds: Sequence[Round], temperature: float, proposals: Proposals) -> lossless.Check:
+def _agreement(rounds: Sequence[Round], temperature: float, proposals: Proposals) -> Check:
     """Sampled against expected acceptance on one trace: the alarm that the engine has a fault.
 
     The overlap of a token that was proposed as the likeliest is p of it, as q is one-hot.
@@ -277,7 +279,13 @@ def _agreement(rounds: Sequence[Round], temperature: float, proposals: Proposals
         f"at temperature {temperature:g}, {result.observed:,.0f} of {result.n_tokens:,} judged tokens were accepted, "
         f"{result.expected:,.1f} were expected from {expected_from} (z = {result.z:+.2f})"
     )
-    return lossless.Check("sampled_equals_expected", abs(result.z) < ALARM_Z, result.n_tokens, detail, result.as_dict())
+    return Check(
+        name="sampled_equals_expected",
+        passed=abs(result.z) < ALARM_Z,
+        n_tokens=result.n_tokens,
+        detail=detail,
+        figures={**result.as_dict()},
+    )
 
 
 def certificate(
@@ -287,7 +295,7 @@ def certificate(
     settings: MeasureSpec,
     progress: Progress,
     timed: Sequence[speed.TimedAnswer] = (),
-) -> list[lossless.Check]:
+) -> list[Check]:
     """The losslessness checks of a pair on held-out prompts; `exact` is the pair in float32, `timed` the pair's timing.
 
     The self-draft tries the rules of sampling, which need little text before them; the other checks read whole prompts.
@@ -303,7 +311,7 @@ def certificate(
     traced = [a.prompt_ids for a in answers[: min(settings.trace_prompts, _TRACE_BATCH)]]
     ragged = certificate_pair.ragged_rows(traced, settings.certificate_prompts)
     draws = PAIR_DRAWS // len(places)
-    steps: list[Callable[[], lossless.Check]] = [
+    steps: list[Callable[[], Check]] = [
         lambda: lossless.self_draft(target, [ids[-_SELF_DRAFT_TOKENS:] for ids in prompts], short),
         lambda: lossless.greedy_identity(target, draft, prompts, short),
         lambda: certificate_pair.ragged_identity(target, draft, ragged, short),
@@ -330,7 +338,7 @@ def _margins(
     prompts: Sequence[Sequence[int]],
     short: DecodeSettings,
     timed: Sequence[speed.TimedAnswer],
-) -> lossless.Check:
+) -> Check:
     """Greedy texts in low precision, both ways: those that were timed at temperature 0, else those of the prompts."""
     plain, speculative = (
         {t.prompt_id: lossless.texts(t.rounds, 1)[0] for t in timed if t.way == way} for way in ("plain", "speculative")
@@ -383,121 +391,60 @@ def _tables(
     return {**tables, "speed": speed_table(timed)} if timed else tables
 
 
-def speed_table(timed: Sequence[speed.TimedAnswer]) -> pd.DataFrame:
-    """A row per timed answer."""
-    return pd.DataFrame(
-        [{"prompt_id": t.prompt_id, "way": t.way, "tokens": t.tokens, "seconds": t.seconds} for t in timed]
-    )
-
-
 def _summary(
     measured: Sequence[AtTemperature],
     timed: Sequence[speed.TimedAnswer],
     load: MachineLoad | None,
-    checks: Sequence[lossless.Check],
-    target: LoadedModel,
-    prompts: Sequence[Prompt],
+    checks: Sequence[Check],
+    under: Conditions,
     settings: MeasureSpec,
-    boot: dict[str, Any],
-) -> dict[str, Any]:
+    resampling: Resampling,
+) -> Summary:
     gamma = settings.num_draft_tokens
-    metrics = [row for result in measured for row in result.metrics(boot)]
-    summary: dict[str, Any] = {
-        "conditions": conditions(target, settings, prompts_hash(prompts), len(prompts)),
-        "metrics": metrics,
-        "improvement": [
-            row
-            for r in measured
-            if "initial" in r.exact
-            for row in improvement(r.exact["initial"], r.exact["trained"], r.temperature, boot)
-        ],
-        "by_slot": {str(r.temperature): trace.acceptance_by_slot(r.rounds, gamma) for r in measured},
-        "accepted_lengths": {str(r.temperature): trace.accepted_lengths(r.rounds, gamma) for r in measured},
-        "as_others_report": {str(r.temperature): count(r.rounds).as_others_report() for r in measured},
-    }
-    if timed:
-        alpha = _examined(metrics, settings.speed_temperature)
-        summary["speed"] = _speed_summary(timed, alpha, settings, boot)
-        summary["speed"]["load"] = None if load is None else load.document()
-    summary["certificate"] = {
-        "passed": all(check.passed is not False for check in checks),
-        "checks": [check.as_dict() for check in checks],
-    }
-    return summary
+    metrics = [row for result in measured for row in result.metrics(resampling)]
+    gains = [
+        improvements(r.exact["initial"], r.exact["trained"], r.temperature, resampling)
+        for r in measured
+        if "initial" in r.exact
+    ]
+    return Summary(
+        subject="trained draft" if gains else "draft as it is",
+        conditions=under,
+        metrics=metrics,
+        improvement=[row for rows in gains for row in rows],
+        by_slot={r.temperature: trace.acceptance_by_slot(r.rounds, gamma) for r in measured},
+        accepted_lengths={r.temperature: trace.accepted_lengths(r.rounds, gamma) for r in measured},
+        as_others_report={r.temperature: OtherSystems(**count(r.rounds).as_others_report()) for r in measured},
+        speed=speed_summary(timed, _examined(metrics, settings.speed_temperature), load, settings, resampling)
+        if timed
+        else None,
+        certificate=Certificate.of(checks),
+    )
 
 
-def _examined(metrics: Sequence[dict[str, Any]], temperature: float) -> float:
+def _examined(metrics: Sequence[Metric], temperature: float) -> float:
     """per_examined acceptance at the temperature of the timing, or at the nearest one measured."""
-    rows = [m for m in metrics if m["metric"] == "per_examined"]
-    return float(min(rows, key=lambda m: abs(m["temperature"] - temperature))["value"])
+    rows = [m for m in metrics if m.metric == "per_examined"]
+    return min(rows, key=lambda m: abs(m.temperature - temperature)).value
 
 
-def _speed_summary(
-    timed: Sequence[speed.TimedAnswer], alpha: float, settings: MeasureSpec, boot: dict[str, Any]
-) -> dict[str, Any]:
-    ways = {way: [t for t in timed if t.way == way] for way in speed.WAYS}
-    seconds = {way: [t.seconds for t in answers] for way, answers in ways.items()}
-    tokens = {way: [t.tokens for t in answers] for way, answers in ways.items()}
-    times = speed.forward_times(timed, settings.num_draft_tokens)
-    gamma, c = settings.num_draft_tokens, times.cost_ratio
-    slope = (times.verify_s - times.plain_s) / gamma  # a verify pass grows about linearly with its rows
-
-    def faster_than(way: str) -> dict[str, Any]:
-        """Tokens a second of speculative decoding over those of another way, paired by prompt."""
-        return paired_ratio(tokens[way], seconds[way], tokens["speculative"], seconds["speculative"], **boot).as_dict()
-
-    return {
-        "temperature": settings.speed_temperature,
-        "threads": speed.threads(),
-        "tokens_per_s": {way: bootstrap_ratio(tokens[way], seconds[way], **boot).as_dict() for way in ways},
-        "speedup": faster_than("plain"),
-        "speedup_over_transformers": faster_than("transformers"),
-        "forward_s": asdict(times),
-        "time_split": speed.time_split(timed),
-        "cost_ratio": c,
-        "alpha": alpha,
-        "predicted_speedup": {
-            "formula": cost_model.expected_speedup(alpha, gamma, c),
-            "measured_times": cost_model.measured_speedup(
-                alpha, gamma, times.plain_s, times.draft_s, times.verify_s, times.overhead_s
-            ),
-        },
-        "best_gamma": cost_model.best_gamma(alpha, c),
-        "break_even_alpha": {
-            "some_gamma": cost_model.break_even_alpha(c),
-            "this_gamma": cost_model.break_even_alpha(c, gamma),
-        },
-        "by_gamma": [
-            asdict(row)
-            for row in cost_model.speedup_table(
-                alpha,
-                8,
-                plain_s=times.plain_s,
-                draft_s=times.draft_s,
-                verify_s=lambda g: max(0.0, times.plain_s + slope * g),
-                overhead_s=times.overhead_s,
-            )
-        ],
-    }
-
-
-def conditions(target: LoadedModel, settings: MeasureSpec, heldout_hash: str, prompts: int) -> dict[str, Any]:
-    """The conditions that two measurements must share to be compared."""
-    return {
-        "heldout_hash": heldout_hash,
-        "heldout_prompts": prompts,
-        "num_draft_tokens": settings.num_draft_tokens,
-        "adaptive": settings.adaptive,
-        "proposals": settings.proposals,
-        "top_p": settings.top_p,
-        "top_k": settings.top_k,
-        "max_new_tokens": settings.max_new_tokens,
-        "dtype": target.dtype_name,
-        "quantize": target.weights,
-        "device": target.device.type,
-        "placed": target.placed or None,
-        "threads": speed.threads(),
-        "seed": settings.seed,
-        "acceptance_rule": ACCEPTANCE_RULE,
-        "batch_size": {"trace": _TRACE_BATCH, "speed": 1},
-    }
+def conditions(target: LoadedModel, settings: MeasureSpec, prompts: Sequence[Prompt]) -> Conditions:
+    """The conditions that two measurements must share to be compared. `prompts`: those that were measured."""
+    return Conditions(
+        heldout_hash=prompts_hash(prompts),
+        heldout_prompts=len(prompts),
+        num_draft_tokens=settings.num_draft_tokens,
+        adaptive=settings.adaptive,
+        proposals=settings.proposals,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        max_new_tokens=settings.max_new_tokens,
+        dtype=target.dtype_name,
+        quantize=target.weights,
+        device=target.device.type,
+        placed=target.placed or None,
+        threads=speed.threads(),
+        seed=settings.seed,
+        acceptance_rule=ACCEPTANCE_RULE,
+        batch_size=BatchSizes(trace=_TRACE_BATCH, speed=1),
+    )

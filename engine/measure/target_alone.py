@@ -9,16 +9,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from engine.chat.prompt import Prompt, prompts_hash
+from engine.chat.prompt import Prompt
 from engine.chat.rendering import render
 from engine.config.schema import MeasureSpec
 from engine.errors import DraftbenchError
 from engine.measure import speed
 from engine.measure.load import LoadMeter
-from engine.measure.statistics import bootstrap_ratio
-from engine.measure.suite import Measured, conditions, decode_settings, speed_table
+from engine.measure.speed_summary import speed_table
+from engine.measure.statistics import Resampling, bootstrap_ratio
+from engine.measure.suite import Measured, conditions, decode_settings
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
+from engine.records.speed import ForwardSeconds, Speed
 from engine.records.summary import Summary
 
 WAYS = ("plain", "transformers")
@@ -53,22 +55,24 @@ def measure_target(
         progress=progress,
     )
     load = meter.read()
-    boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
+    resampling = Resampling(samples=settings.bootstrap_samples, seed=settings.seed)
     ways = {way: [answer for answer in timed if answer.way == way] for way in WAYS}
-    rates = {way: bootstrap_ratio([t.tokens for t in of], [t.seconds for t in of], **boot) for way, of in ways.items()}
     plain = [one.verify_s for answer in ways["plain"] for one in answer.rounds[1:]]
-    summary = {
-        "subject": "target alone",
-        "conditions": conditions(target, settings, prompts_hash(timed_prompts), len(timed_prompts)),
-        "speed": {
-            "temperature": settings.speed_temperature,
-            "threads": speed.threads(),
-            "load": load.document(),
-            "tokens_per_s": {way: rate.as_dict() for way, rate in rates.items()},
-            "forward_s": {"plain_s": statistics.median(plain)} if plain else {},
-        },
-    }
-    return Measured(Summary.of_values(summary), {"speed": speed_table(timed)})
+    summary = Summary(
+        subject="target alone",
+        conditions=conditions(target, settings, timed_prompts),
+        speed=Speed(
+            temperature=settings.speed_temperature,
+            threads=speed.threads(),
+            load=load,
+            tokens_per_s={
+                way: bootstrap_ratio([t.tokens for t in of], [t.seconds for t in of], **resampling)
+                for way, of in ways.items()
+            },
+            forward_s=ForwardSeconds(plain_s=statistics.median(plain)) if plain else ForwardSeconds(),
+        ),
+    )
+    return Measured(summary, {"speed": speed_table(timed)})
 
 
 def _rendered(target: LoadedModel, prompts: Sequence[Prompt], settings: MeasureSpec) -> Mapping[str, Sequence[int]]:

@@ -17,6 +17,7 @@ from engine.decode.counts import count, share_of
 from engine.decode.events import Round
 from engine.decode.text import TextStream
 from engine.measure.statistics import bootstrap_ratio
+from engine.records.summary import SlotAcceptance
 
 
 def accepted_lengths(rounds: Sequence[Round], gamma: int) -> list[int]:
@@ -41,16 +42,17 @@ def judged_at(rounds: pd.DataFrame, slot: int) -> dict[str, pd.Series]:
     }
 
 
-def acceptance_by_slot(rounds: Sequence[Round], gamma: int) -> list[dict[str, float]]:
-    """Acceptance at each place 1..gamma of a proposal (see `judged_at`); n: rounds in which the place was judged."""
+def acceptance_by_slot(rounds: Sequence[Round], gamma: int) -> list[SlotAcceptance]:
+    """Acceptance at each place 1..gamma of a proposal (see `judged_at`)."""
     counts = [(r.num_draft_tokens, r.accepted, len(r.emitted)) for r in rounds]
     table = pd.DataFrame(counts, columns=["num_draft_tokens", "accepted", "emitted"])
     rows = []
     for slot in range(1, gamma + 1):
         judged = judged_at(table, slot)
         kept = int((judged["conditional"] & (table.accepted >= slot)).sum())
-        shares = {kind: share_of(kept, int(which.sum())) for kind, which in judged.items()}
-        rows.append({"slot": slot, **shares, "n": int(judged["conditional"].sum())})
+        joint, conditional = int(judged["joint"].sum()), int(judged["conditional"].sum())
+        shares = {"joint": share_of(kept, joint), "conditional": share_of(kept, conditional)}
+        rows.append(SlotAcceptance(slot=slot, **shares, n=conditional))
     return rows
 
 

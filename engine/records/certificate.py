@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from engine.records.record import Part, Text, Whole
@@ -27,3 +28,8 @@ class Certificate(Part):
     passed: bool | None = None
     """Whether none of the checks failed."""
     checks: list[Check] = []
+
+    @classmethod
+    def of(cls, checks: Sequence[Check]) -> Certificate:
+        """The certificate of checks; those that only report do not fail it."""
+        return cls(passed=all(check.passed is not False for check in checks), checks=list(checks))

@@ -1,4 +1,4 @@
-"""A measured value with its 95% interval over prompts."""
+"""Measured values: one with its 95% interval over prompts, and one beside what was expected."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ class Interval:
         """The interval in a JSON object that holds it among other things; undefined without one."""
         known = {key: value for key, value in (numbers or {}).items() if key in cls.__dataclass_fields__}
         return cls(**{key: value for key, value in known.items() if value is not None})
+
+    def as_dict(self) -> dict[str, float | int]:
+        """The fields by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far what happened lies from what was expected of it (`engine.measure.statistics.calibration_z`)."""
+
+    z: Real = math.nan
+    """Standard deviations."""
+    p_value: Real = math.nan
+    n_tokens: int = 0
+    observed: Real = math.nan
+    expected: Real = math.nan
 
     def as_dict(self) -> dict[str, float | int]:
         """The fields by name."""

@@ -29,8 +29,12 @@ def _time(text: str) -> str:
     return text
 
 
-Real = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""A number that may be undefined: NaN here, null in the file, since JSON has no NaN."""
+def _real(value: object) -> object:
+    return math.nan if value is None or value in (math.inf, -math.inf) else value
+
+
+Real = Annotated[float, BeforeValidator(_real)]
+"""A number that may be undefined: NaN here, also for an infinity; null in the file, since JSON has neither."""
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """A whole number of 64 bits, as the index holds it."""
 Text = Annotated[str, Field(max_length=20_000)]

@@ -9,7 +9,7 @@ from engine.records.record import Part, Real, Whole
 
 
 class ForwardSeconds(Part):
-    """Median seconds of one forward of each kind (`engine.measure.speed.ForwardTimes`)."""
+    """Median seconds of one forward of each kind, rounds with a prefill left out (`engine.measure.speed`)."""
 
     plain_s: Real = math.nan
     """The target over one token."""
@@ -20,6 +20,11 @@ class ForwardSeconds(Part):
     """Everything else in a round."""
     num_draft_tokens: Whole | None = None
     """gamma."""
+
+    @property
+    def cost_ratio(self) -> float:
+        """c: one draft forward over one target forward of a single token."""
+        return self.draft_s / self.plain_s
 
 
 class TimeSplit(Part):
@@ -49,7 +54,7 @@ class BreakEven(Part):
 
 
 class GammaRow(Part):
-    """The cost model at one gamma (`engine.measure.cost_model.CostRow`)."""
+    """The cost model at one gamma (`engine.measure.cost_model`)."""
 
     gamma: Whole
     expected_tokens: Real = math.nan

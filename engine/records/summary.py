@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from engine.catalogue import Proposals
 from engine.records import files
 from engine.records.certificate import Certificate
-from engine.records.interval import Interval
+from engine.records.interval import Calibration, Interval
 from engine.records.provenance import ServedModel
 from engine.records.record import Part, Real, Record, Temperature, Text, Whole
 from engine.records.speed import Speed
@@ -105,24 +105,13 @@ class SlotAcceptance(Part):
 
 
 class OtherSystems(Part):
-    """What other systems would print for the same trace (`engine.measure.trace.Counts.as_others_report`)."""
+    """What other systems would print for the same trace (`engine.decode.counts.Counts.as_others_report`)."""
 
     vllm_mean_acceptance_length: Real = math.nan
     vllm_draft_acceptance_rate: Real = math.nan
     sglang_accept_length: Real = math.nan
     spec_bench_mean_accepted_tokens: Real = math.nan
     llama_cpp_accept: Real = math.nan
-
-
-class Calibration(Part):
-    """How far what happened lies from what was expected of it (`engine.measure.statistics.Calibration`)."""
-
-    z: Real = math.nan
-    """Standard deviations."""
-    p_value: Real = math.nan
-    n_tokens: Whole | None = None
-    observed: Real = math.nan
-    expected: Real = math.nan
 
 
 class ServedText(Part):

@@ -29,14 +29,15 @@ from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
 from engine.measure.acceptance import PromptAcceptance, draft_side
 from engine.measure.definitions import SERVED_TEXT
-from engine.measure.exact_tables import exact_metrics, improvement, position_rows, prompt_table
-from engine.measure.statistics import ALARM_Z, Calibration, calibration_z
+from engine.measure.exact_tables import exact_metrics, improvements, position_rows, prompt_table
+from engine.measure.statistics import ALARM_Z, Resampling, calibration_z
 from engine.measure.suite import Measured
 from engine.models.draft import Draft
 from engine.models.head import Head, chunk_size, hidden_states
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
-from engine.records.summary import Summary
+from engine.records.interval import Calibration
+from engine.records.summary import Conditions, Improvement, Metric, Served, ServedText, Summary
 from engine.served.logprobs import decode_logprobs
 
 
@@ -58,10 +59,11 @@ def measure_served(
     only vocabulary, precision and device. There are no sampled rates, tau, speed or certificate: they need the target
     to run here. Raises DraftbenchError if no token can be used, or the text was not drawn from the probabilities sent.
     """
-    boot = {"samples": settings.bootstrap_samples, "seed": settings.seed}
-    summary: dict[str, Any] = {"metrics": [], "improvement": []}
+    resampling = Resampling(samples=settings.bootstrap_samples, seed=settings.seed)
+    metrics: list[Metric] = []
+    gains: list[Improvement] = []
     tables: dict[str, list[pd.DataFrame]] = {"positions": [], "prompts": []}
-    used: list[dict[str, Any]] = []
+    used: list[ServedText] = []
     progress.start("measure", len(captures), "temperatures")
     for temperature, capture in captures.items():
         by_id = {answer.prompt_id: answer for answer in capture.answers}
@@ -79,17 +81,19 @@ def measure_served(
         for name, results in exact.items():
             tables["positions"].append(position_rows(results, name, temperature))
             tables["prompts"].append(prompt_table(results, None, name, temperature, texts or {}))
-            summary["metrics"] += exact_metrics(results, name, temperature, boot)
-        summary["improvement"] += improvement(exact["initial"], exact["trained"], temperature, boot)
+            metrics += exact_metrics(results, name, temperature, resampling)
+        gains += improvements(exact["initial"], exact["trained"], temperature, resampling)
         used.append(_used(exact["trained"], answers, temperature, calibration))
         progress.advance(1)
         progress.stop_if_asked()
     progress.finish()
-    summary["conditions"] = _conditions(target, settings, server, heldout_hash, used)
-    summary["served"] = {"base_url": server.base_url, "model": server.model, "positions": used}
-    return Measured(
-        Summary.of_values(summary), {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    summary = Summary(
+        conditions=_conditions(target, settings, server, heldout_hash, used),
+        metrics=metrics,
+        improvement=gains,
+        served=Served(base_url=server.base_url, model=server.model, positions=used),
     )
+    return Measured(summary, {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()})
 
 
 @torch.no_grad()
@@ -190,27 +194,33 @@ def _used(
     answers: Sequence[AnsweredPrompt],
     temperature: float,
     calibration: Calibration | None,
-) -> dict[str, Any]:
+) -> ServedText:
     """How much of the text the metrics cover."""
     tokens, whole = sum(len(r.token_ids) for r in results), sum(len(a.token_ids) for a in answers)
-    counts = {"used": tokens, "left_out": whole - tokens, "prompts": len(results), "asked": len(answers)}
-    return {"temperature": temperature, **counts, "calibration": calibration and calibration.as_dict()}
+    return ServedText(
+        temperature=temperature,
+        used=tokens,
+        left_out=whole - tokens,
+        prompts=len(results),
+        asked=len(answers),
+        calibration=calibration,
+    )
 
 
 def _conditions(
-    target: LoadedModel, settings: MeasureSpec, server: ServerSpec, heldout_hash: str, used: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+    target: LoadedModel, settings: MeasureSpec, server: ServerSpec, heldout_hash: str, used: Sequence[ServedText]
+) -> Conditions:
     """The conditions that two comparable measurements share. These rates do not depend on gamma."""
-    return {
-        "heldout_hash": heldout_hash,
-        "heldout_prompts": max(at["prompts"] for at in used),
-        "top_p": settings.top_p,
-        "top_k": settings.top_k,
-        "max_new_tokens": settings.max_new_tokens,
-        "dtype": target.dtype_name,
-        "quantize": target.weights,
-        "device": target.device.type,
-        "seed": settings.seed,
-        "acceptance_rule": SERVED_TEXT,
-        "served_by": f"{server.model} at {server.base_url}",
-    }
+    return Conditions(
+        heldout_hash=heldout_hash,
+        heldout_prompts=max(at.prompts for at in used),
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        max_new_tokens=settings.max_new_tokens,
+        dtype=target.dtype_name,
+        quantize=target.weights,
+        device=target.device.type,
+        seed=settings.seed,
+        acceptance_rule=SERVED_TEXT,
+        served_by=f"{server.model} at {server.base_url}",
+    )

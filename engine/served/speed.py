@@ -23,7 +23,8 @@ from engine.errors import DraftbenchError
 from engine.measure.statistics import bootstrap_ratio
 from engine.measure.suite import Measured
 from engine.progress import SILENT, TIMING, Progress
-from engine.records.summary import Summary
+from engine.records.speed import Speed
+from engine.records.summary import Conditions, Served, Summary
 from engine.served.client import ChatServer, read_key
 from engine.served.replies import Unanswered
 
@@ -51,20 +52,19 @@ def measure_server(
     table = pd.DataFrame(rows)
     rate = bootstrap_ratio(table.tokens, table.seconds, samples=settings.bootstrap_samples, seed=settings.seed)
     kept = [prompt for prompt in asked if prompt.id in set(table.prompt_id)]
-    named = {"base_url": server.base_url, "model": server.model}
-    summary = {
-        "subject": "target alone",
-        "conditions": {
-            "heldout_hash": prompts_hash(kept),
-            "heldout_prompts": len(kept),
-            "max_new_tokens": settings.speed_tokens,
-            "seed": settings.seed,
-            "served_by": f"{server.model} at {server.base_url}",
-        },
-        "speed": {"temperature": settings.speed_temperature, "tokens_per_s": {"served": rate.as_dict()}},
-        "served": {**named, "positions": []},
-    }
-    return Measured(Summary.of_values(summary), {"speed": table}), left_out
+    summary = Summary(
+        subject="target alone",
+        conditions=Conditions(
+            heldout_hash=prompts_hash(kept),
+            heldout_prompts=len(kept),
+            max_new_tokens=settings.speed_tokens,
+            seed=settings.seed,
+            served_by=f"{server.model} at {server.base_url}",
+        ),
+        speed=Speed(temperature=settings.speed_temperature, tokens_per_s={"served": rate}),
+        served=Served(base_url=server.base_url, model=server.model, positions=[]),
+    )
+    return Measured(summary, {"speed": table}), left_out
 
 
 async def _time(

@@ -237,5 +237,5 @@ def test_the_margin_is_the_targets_top_two_where_the_texts_part():
 
 
 def test_checks_go_into_json():
-    as_dict = greedy_identity(TARGET, NOISY, PROMPTS[:1], SHORT).as_dict()
-    assert set(as_dict) == {"name", "passed", "n_tokens", "detail", "figures"}
+    document = greedy_identity(TARGET, NOISY, PROMPTS[:1], SHORT).document()
+    assert set(document) == {"name", "passed", "n_tokens", "detail", "figures"}

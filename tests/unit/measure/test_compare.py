@@ -20,6 +20,7 @@ from engine.measure.compare import (
     same_answers,
 )
 from engine.measure.definitions import RATES
+from engine.records.certificate import Check
 from engine.records.summary import Conditions
 from tests.conftest import tiny_llama
 from tests.tiny_pair import captured, loaded, measured, noisy_copy, settings
@@ -36,7 +37,7 @@ def folders(tmp_path_factory):
     spec = settings(speed_prompts=0)
     conditions = {}
     with pytest.MonkeyPatch.context() as patch:
-        passed = certificate.Check("chi_square", True, 0, "", {})
+        passed = Check(name="chi_square", passed=True)
         patch.setattr(certificate, "chi_square", lambda **_: passed)
         for name, model in {"a": noisy_copy(), "b": target.model}.items():
             result = measured(target, model, captures, spec)

@@ -148,4 +148,4 @@ def test_forward_times_fall_back_to_shorter_proposals():
 def test_time_split_is_of_speculative_decoding_and_sums_to_one():
     rounds = [fake_round(2, 1.0, 3.0, 0.5)] * 2
     split = time_split([TimedAnswer("p", "plain", 4, 12.0, [PREFILL]), TimedAnswer("p", "speculative", 4, 9.0, rounds)])
-    assert split == pytest.approx({"draft": 2 / 9, "verify": 6 / 9, "overhead": 1 / 9})
+    assert split.document() == pytest.approx({"draft": 2 / 9, "verify": 6 / 9, "overhead": 1 / 9})

@@ -20,6 +20,7 @@ from engine.measure.statistics import ALARM_Z
 from engine.measure.suite import Measured, Pair
 from engine.models.draft import Draft
 from engine.progress import Progress
+from engine.records.certificate import Check
 from tests.conftest import tiny_llama
 from tests.tiny_pair import as_draft, captured, loaded, measured, measured_on, noisy_copy, questions, settings
 
@@ -113,7 +114,7 @@ def whole(target, captures):
 @pytest.fixture
 def no_chi_square(monkeypatch):
     """It costs a second and does not look at the pair."""
-    passed = lossless.Check("chi_square", True, 0, "", {})
+    passed = Check(name="chi_square", passed=True)
     monkeypatch.setattr(lossless, "chi_square", lambda **_: passed)
 
 

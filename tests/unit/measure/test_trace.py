@@ -75,12 +75,12 @@ def test_accepted_lengths_leave_out_rounds_without_a_proposal():
 def test_acceptance_at_each_place():
     first, second, third = acceptance_by_slot(TRACE, 3)
     # Judged in five rounds, refused in one.
-    assert first == pytest.approx({"slot": 1, "joint": 4 / 5, "conditional": 4 / 5, "n": 5})
+    assert first.document() == pytest.approx({"slot": 1, "joint": 4 / 5, "conditional": 4 / 5, "n": 5})
     # Judged in AR, AA and AAA; not in R, which counts as lost jointly, nor in the round that ended before it.
-    assert second == pytest.approx({"slot": 2, "joint": 2 / 4, "conditional": 2 / 3, "n": 3})
+    assert second.document() == pytest.approx({"slot": 2, "joint": 2 / 4, "conditional": 2 / 3, "n": 3})
     # AA proposed two only: it says nothing of the third.
-    assert third == pytest.approx({"slot": 3, "joint": 1 / 3, "conditional": 1.0, "n": 1})
-    assert math.isnan(acceptance_by_slot(TRACE, 4)[3]["joint"])
+    assert third.document() == pytest.approx({"slot": 3, "joint": 1 / 3, "conditional": 1.0, "n": 1})
+    assert math.isnan(acceptance_by_slot(TRACE, 4)[3].joint)
 
 
 def test_prompt_rows_add_up_by_prompt():

@@ -197,7 +197,7 @@ def test_a_busy_server_gets_less(tmp_path: Path, servers: list[Server], target: 
     )
     progress = Notes()
     assert fetched(tmp_path, servers, target, progress, clock).counts.prompts == len(PROMPTS)
-    assert answers_of(servers[0]) <= 2  # those that were on their way when it asked for a pause
+    assert answers_of(servers[0]) < len(PROMPTS) / len(servers)  # a pause ends when everyone waits: the clock moves on
 
 
 def test_a_key_needs_the_consent_for_each_address(tmp_path: Path):
