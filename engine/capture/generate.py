@@ -18,7 +18,9 @@ from engine.errors import is_out_of_memory
 _REFILL_SHARE = 8  # new prompts enter once so large a part of the rows is free, since each entry costs a forward pass
 PASS_TOKENS = 16  # read on a CPU in the time that a forward pass costs beside its tokens
 _GPU_PASS_TOKENS = 1024  # on a GPU, where each width is also one more shape
-_SHRINK_SHARE = 4  # with none left, free rows are dropped once they are so large a part, since that copies the cache
+# With none left, free rows are dropped once they are so large a part, since that copies the cache. On a GPU a step of
+# another number of rows is also recorded anew, which takes as long as dozens of steps.
+_SHRINK_SHARE, _GPU_SHRINK_SHARE = 1 / 4, 7 / 8
 
 
 @torch.no_grad()
@@ -69,6 +71,7 @@ def _in_rows(task: Task, size: int, indices: Sequence[int], before_forward: Call
     on_gpu = task.model.device.type == "cuda"
     pass_tokens = _GPU_PASS_TOKENS if on_gpu else PASS_TOKENS
     rows = Rows(task, size, lag=1 if on_gpu else 0)
+    shrink_share = _GPU_SHRINK_SHARE if on_gpu else _SHRINK_SHARE
     refill_at = 1 if rows.apart else max(1, size // _REFILL_SHARE)
     # One at a time nothing is gained by an order: then it is that of the prompts, on every device and after any kill.
     alone = [Family([i]) for i in indices]
@@ -84,7 +87,7 @@ def _in_rows(task: Task, size: int, indices: Sequence[int], before_forward: Call
             before_forward()
             rows.step()
         yield from rows.finished()
-        if not waiting and rows.busy and (rows.apart or rows.free * _SHRINK_SHARE >= rows.free + rows.busy):
+        if not waiting and rows.busy and (rows.apart or rows.free >= shrink_share * (rows.free + rows.busy)):
             rows.shrink()
     yield from rows.finished(lag=0)
     rows.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,17 @@ def on_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "mps" and values.dtype == torch.float64:  # which knows no float64
         return values
     return values.to(device)
+
+
+def at_card(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one: streams, graphs and events that name no device are of that one, not of the tensors'.
+
+    A model may lie on another card than the first (`target.device`, `draft.device`).
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    card: AbstractContextManager[Any] = torch.cuda.device(device)
+    return card
 
 
 def to_host(*columns: torch.Tensor) -> list[list[list[Any]]]:
@@ -38,7 +50,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device, self._on_gpu = device, device.type == "cuda"
         self._began = time.perf_counter()
         self._marks: list[Any] = [self._mark()]
 
@@ -50,7 +62,7 @@ class Stopwatch:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def seconds(self) -> tuple[float, ...]:

@@ -154,8 +154,10 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.reserve(len(rows), 0)
         if list(rows) != list(range(len(rows))):
             used = max((self.lengths[row] for row in rows), default=0)
-            for buffer in self._buffers():
-                buffer[: len(rows), :used] = buffer[list(rows), :used]
+            buffers = self._buffers()
+            index = on_device(torch.tensor(rows), buffers[0].device)  # once: a list would be copied for every buffer
+            for buffer in buffers:
+                buffer[: len(rows), :used] = buffer[:, :used].index_select(0, index.to(buffer.device))
         self.lengths = [self.lengths[row] for row in rows]
         self.slots.rows = len(rows)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from engine.decode.device import at_card
 from engine.decode.slots import SlotCache
 
 WIDEST = 32  # tokens of a row: longer pieces are read too rarely to be recorded
@@ -46,8 +47,8 @@ class StepGraphs:
     """Recorded steps by shape, each with the tensors that it reads and writes."""
 
     def __init__(self, model: Any) -> None:
-        self._on_gpu = model.device.type == "cuda"
-        self._pool = torch.cuda.graph_pool_handle() if self._on_gpu else None
+        self._device = model.device
+        self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
         self._recorded: dict[tuple[int, int, int], _Recorded] = {}
         self._moves = 0
         self.weights = _weights(model)
@@ -65,17 +66,18 @@ class StepGraphs:
             self._recorded.clear()
             self._moves = moves
         key = (*ids.shape, view)
-        if key not in self._recorded and not self.failed:
-            self._recorded[key] = _Recorded(ids.clone(), starts.clone())
-            self._record(key, step)
-        if self.failed:
-            return step(ids, starts)
-        return self._recorded[key].replay(ids, starts)
+        with at_card(self._device):
+            if key not in self._recorded and not self.failed:
+                self._recorded[key] = _Recorded(ids.clone(), starts.clone())
+                self._record(key, step)
+            if self.failed:
+                return step(ids, starts)
+            return self._recorded[key].replay(ids, starts)
 
     def _record(self, key: tuple[int, int, int], step: Step) -> None:
         recorded = self._recorded[key]
         try:
-            recorded.record(step, self._pool, self._on_gpu)
+            recorded.record(step, self._pool, self._device)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a forward that waits for the device, or allocates as it likes
@@ -119,23 +121,28 @@ class _Recorded:
         self.hidden = torch.zeros(0)
         self._again: Callable[[], Any] = lambda: None
 
-    def record(self, step: Step, pool: Any, on_gpu: bool) -> None:
+    def record(self, step: Step, pool: Any, device: torch.device) -> None:
+        """Record the step on its device, which must be the current one."""
+
         def run() -> None:
             self.hidden = step(self.ids, self.starts)
 
-        if not on_gpu:
+        if device.type != "cuda":
             self._again = run
             return
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
+        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        main = torch.cuda.current_stream(device)
+        side.wait_stream(main)
+        graph = torch.cuda.CUDAGraph()
+        # The stream is entered out here, too: where a recording fails, torch's own context does not leave it again, and
+        # what follows would run beside the copies that other threads make.
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):  # they write the same tokens into the same slots
                 run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads, such as one that writes a capture, may use the device meanwhile.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            run()
+            # Other threads, such as one that writes a capture, may use the device meanwhile.
+            with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+                run()
+        main.wait_stream(side)
         self._again = graph.replay
 
     def replay(self, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:

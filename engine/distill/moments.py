@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.config.schema import LossTerm
+from engine.decode.device import on_device
 from engine.distill.fused import TargetLogits, expected_rows, leaves_out, target_of
 from engine.distill.reading import SignalReader
 from engine.distill.source import BatchSource
@@ -87,7 +88,7 @@ class MomentTable:
         blocks = torch.unique(places // _BLOCK)
         for block in blocks[self._open[blocks]].tolist():
             self._fill(block)
-        at = places.to(self._table.device)
+        at = on_device(places, self._table.device)
         rows = self._table[at]
         return Moments(rows[:, :-2], rows[:, -2], rows[:, -1], self._choices[at])
 

@@ -24,6 +24,7 @@ import torch
 from engine.capture.batches import Batch
 from engine.catalogue import LOSSES, check_losses
 from engine.config.schema import TrainSpec
+from engine.decode.device import on_device
 from engine.decode.sampling import Uniforms
 from engine.distill.checkpoint import (
     FOLDER,
@@ -322,7 +323,7 @@ class Trainer:
         """Tokens, signal and draws of a batch; an answer's draws do not depend on the rows beside it."""
         head = Head.of(self.draft.model)
         tokens = known_rows(batch.token_ids, len(head.weight), head.ids, self.draft.model.config.vocab_size)
-        uniforms = self._draws(batch, step).to(batch.token_ids.device)
+        uniforms = self._draws(batch, step, batch.token_ids.device)
         return Positions(
             tokens,
             uniforms,
@@ -331,12 +332,13 @@ class Trainer:
             lambda part: None if self.moments is None else self.moments.read(batch.places[part]),
         )
 
-    def _draws(self, batch: Batch, step: int) -> torch.Tensor:
+    def _draws(self, batch: Batch, step: int, device: torch.device) -> torch.Tensor:
         """[position] in [0, 1): those of losses that sample; zeros if none does."""
         if not any(LOSSES[term.name].samples for term in self.source.terms):
-            return torch.zeros(batch.tokens)
+            return torch.zeros(batch.tokens, device=device)
         streams = Uniforms(self.settings.seed, [f"{step}:{name}" for name in batch.names])
-        return torch.cat([streams.take([row], length)[0] for row, length in enumerate(batch.lengths)])
+        draws = torch.cat([streams.take([row], length)[0] for row, length in enumerate(batch.lengths)])
+        return on_device(draws, device)
 
     @torch.no_grad()
     def _reward_scale(self, share: Share, step: int) -> tuple[float, float] | None:

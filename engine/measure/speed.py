@@ -67,8 +67,10 @@ def time_ways(
 
     decode = dict(zip(WAYS, (plain, speculative, transformers), strict=True))
     timed = []
-    for name in ways:
-        decode[name](next(iter(prompts.values())), _warm_up_tokens(target, settings.max_new_tokens))
+    for ids, tokens in _warm_up(target, list(prompts.values()), settings.max_new_tokens):
+        for name in ways:
+            decode[name](ids, tokens)
+            progress.stop_if_asked()
     progress.start(TIMING, len(ways) * len(prompts) * settings.max_new_tokens, "tokens")
     for number, (prompt_id, ids) in enumerate(prompts.items()):
         for name in turn(ways, number):
@@ -82,9 +84,15 @@ def time_ways(
     return timed
 
 
-def _warm_up_tokens(target: Any, tokens: int) -> int:
-    """Tokens of the warm-up of an answer of `tokens`: a CPU has nothing to prepare for each length of the cache."""
-    return min(tokens, _WARM_UP_TOKENS) if target.device.type == "cpu" else tokens
+def _warm_up(target: Any, prompts: Sequence[Sequence[int]], tokens: int) -> list[tuple[Sequence[int], int]]:
+    """Prompts to decode before the timing, and how many tokens of each.
+
+    On a GPU all of them, whole: steps are recorded for each shape when it is first met, and prompts of other lengths
+    meet others. A CPU has nothing to prepare but its libraries.
+    """
+    if target.device.type == "cpu":
+        return [(prompts[0], min(tokens, _WARM_UP_TOKENS))]
+    return [(ids, tokens) for ids in prompts]
 
 
 def turn(ways: Sequence[Way], number: int) -> list[Way]:

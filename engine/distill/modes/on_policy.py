@@ -173,7 +173,10 @@ class OnPolicyBatches(BatchSource):
         draws = streams.take(list(range(len(places))), 2 * count)
         contexts = [context for _, context, _ in places]
         runner = runner_for(self.draft_model, is_draft=True)
-        ids, probs = propose(runner, contexts, self.sampling, draws[:, :count], self.target.vocab_rows, self.device)
+        try:
+            ids, probs = propose(runner, contexts, self.sampling, draws[:, :count], self.target.vocab_rows, self.device)
+        finally:  # the next group takes over the cache and what was recorded
+            runner.close()
         drawn = probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).cpu()
         blocks = []
         for (name, context, room), row, q, u in zip(places, ids.tolist(), drawn, draws[:, count:], strict=True):
