@@ -6,7 +6,7 @@ All at temperature 0 and without stop ids, so that every way writes the same num
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -71,6 +71,18 @@ class Generate:
         return float(len(text))
 
 
+def record_shapes(loops: Iterable[OurLoop], rounds: Rounds) -> None:
+    """On a GPU let loops do all rounds once beforehand: they record a step for each shape when it is first met.
+
+    Prompts of other lengths meet other shapes, and a recording within a timed round would count as decoding.
+    """
+    for loop in loops:
+        if loop.target.device.type == "cuda":
+            for number in range(rounds.most):
+                loop(number)
+            loop.rounds.clear()
+
+
 def in_turn(prompts: Sequence[Sequence[int]], number: int, count: int) -> list[Sequence[int]]:
     """The prompts of a round: `count` of them, going round."""
     return [prompts[(number * count + place) % len(prompts)] for place in range(count)]
@@ -113,6 +125,7 @@ def decode_row(
     for name, way in (more_ways or {}).items():
         ways[name] = way
         ratios += [(name, "plain"), (name, "generate")]
+    record_shapes((plain, *loops.values()), rounds)
     # a static cache is compiled at the second length that it meets
     paired = interleave(ways, rounds, unit="tokens", warm_up=1 + static_cache, wait=waiting(subject.target.device))
     title = "Decoding, batch 1, temperature 0"
@@ -138,6 +151,7 @@ def beside_row(
         "plain": OurLoop(subject.target.model, None, subject.prompts, 0, tokens),
         "generate": Generate(subject.library_target, subject.prompts, tokens),
     }
+    record_shapes((way for way in (*usual.values(), *ways.values()) if isinstance(way, OurLoop)), rounds)
     paired = interleave({**usual, **ways}, rounds, unit="tokens", wait=waiting(subject.target.device))
     return row_of(name, title, paired, ratios, {**subject.conditions, "tokens": tokens})
 
@@ -204,37 +218,52 @@ def verify_row(subject: Subject, *, tokens: int, rounds: Rounds, gammas: Sequenc
         return Sample(float(len(times)), sum(times))
 
     ways: dict[str, Way] = {name: partial(way, loop) for name, loop in loops.items()}
+    record_shapes(loops.values(), rounds)
     paired = interleave(ways, rounds, unit="forwards", wait=waiting(subject.target.device))
     # seconds of a verification over those of a plain step: the rates the other way round
     ratios = {f"verify_{gamma + 1}": ("1 tokens", f"{gamma + 1} tokens") for gamma in gammas}
     row = row_of("verify", "Target forwards over several tokens", paired, ratios, subject.conditions)
     step = paired.samples["1 tokens"]
     rate = bootstrap_ratio([1000 * s.seconds for s in step], [s.amount for s in step])
-    return row.model_copy(update={"figures": {**row.figures, "step_ms": Figure.of(rate, "ms")}})
+    drafting = [
+        [r for r in listed if r.number > 0 and r.drafted]
+        for listed in loops[f"{max(gammas) + 1} tokens"].rounds.values()
+    ]
+    drafted_ms, drafted = (
+        [1000 * sum(r.draft_s for r in some) for some in drafting],
+        [sum(r.drafted for r in some) for some in drafting],
+    )
+    figures = {
+        "step_ms": Figure.of(rate, "ms"),
+        "draft_ms": Figure.of(bootstrap_ratio(drafted_ms, drafted), "ms a token"),
+    }
+    return row.model_copy(update={"figures": {**row.figures, **figures}})
 
 
-def batches_row(subject: Subject, *, tokens: int, rounds: Rounds, sizes: Sequence[int] = (1, 4, 8)) -> Row:
-    """Plain and speculative decoding of several prompts together."""
-    target, draft = subject.target.model, subject.draft.model
-    ways: dict[str, Way] = {}
+def batches_row(
+    subject: Subject, *, tokens: int, rounds: Rounds, sizes: Sequence[int] = (1, 4, 8), gamma: int | None = None
+) -> Row:
+    """Plain and speculative decoding of several prompts together. `gamma`: the draft's own if None."""
+    target, draft, gamma = subject.target.model, subject.draft.model, gamma or subject.gamma
+    loops = {}
     for size in sizes:
-        ways[f"plain_{size}"] = OurLoop(target, None, subject.prompts, 0, tokens, size)
-        ways[f"speculative_{size}"] = OurLoop(target, draft, subject.prompts, subject.gamma, tokens, size)
+        loops[f"plain_{size}"] = OurLoop(target, None, subject.prompts, 0, tokens, size)
+        loops[f"speculative_{size}"] = OurLoop(target, draft, subject.prompts, gamma, tokens, size)
+    ways: dict[str, Way] = {**loops}
+    record_shapes(loops.values(), rounds)
     paired = interleave(ways, rounds, unit="tokens", wait=waiting(subject.target.device))
     ratios = pairs_of(*((f"speculative_{size}", f"plain_{size}") for size in sizes))
-    conditions = {**subject.conditions, "gamma": subject.gamma, "tokens": tokens}
+    conditions = {**subject.conditions, "gamma": gamma, "tokens": tokens}
     return row_of("batches", "Decoding several prompts together", paired, ratios, conditions)
 
 
 def domain_row(subject: Subject, *, tokens: int, rounds: Rounds) -> Row:
     """The draft that is served for a domain, at its own gamma."""
     target, prompts = subject.target.model, subject.prompts
-    loop = OurLoop(target, subject.draft.model, prompts, subject.gamma, tokens)
-    ways: dict[str, Way] = {
-        "plain": OurLoop(target, None, prompts, 0, tokens),
-        "speculative": loop,
-        "generate": Generate(subject.library_target, prompts, tokens),
-    }
+    plain, loop = (OurLoop(target, draft, prompts, subject.gamma, tokens) for draft in (None, subject.draft.model))
+    library = Generate(subject.library_target, prompts, tokens)
+    ways: dict[str, Way] = {"plain": plain, "speculative": loop, "generate": library}
+    record_shapes((plain, loop), rounds)
     paired = interleave(ways, rounds, unit="tokens", wait=waiting(subject.target.device))
     ratios = pairs_of(("speculative", "plain"), ("speculative", "generate"))
     conditions = {**subject.conditions, "gamma": subject.gamma, "tokens": tokens}
@@ -260,6 +289,7 @@ def large_row(subject: Subject, weight_bytes: int, *, tokens: int, rounds: Round
     target, prompts = subject.target.model, subject.prompts
     loop = OurLoop(target, None, prompts, 0, tokens)
     ways: dict[str, Way] = {"plain": loop, "generate": Generate(subject.library_target, prompts, tokens)}
+    record_shapes([loop], rounds)
     paired = interleave(ways, rounds, unit="tokens", warm_up=2, wait=waiting(subject.target.device))
     row = row_of("large", "A large target, plain", paired, pairs_of(("plain", "generate")), subject.conditions)
     limit_s = weight_bytes / bandwidth(subject.target.device, gigabytes)

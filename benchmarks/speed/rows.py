@@ -19,6 +19,7 @@ from benchmarks.speed.record import Row, pairs_of
 from benchmarks.speed.session import Planned
 from benchmarks.speed.subjects import (
     DOMAINS,
+    LLAMA_1B,
     LLAMA_8B,
     SMOLLM2,
     TINY,
@@ -28,10 +29,12 @@ from benchmarks.speed.subjects import (
     has_embedded_model,
     random_subject,
 )
+from engine.capture.batch_size import free_bytes
 from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 
 _MANY = 96  # prompts, so that three rounds of a capture on a processor have none in common
+_MOST_TOGETHER = 32  # prompts of a large target
 _USUAL = ("plain", "generate")  # what a new way of decoding is compared with
 
 
@@ -117,20 +120,21 @@ class Rows:
     def _on_gpu(self) -> list[Planned]:
         turns = self._in_turns
         return [
-            turns("decode", 120, self._decode),
-            turns("verify", 40, self._verify),
-            turns("capture", 50, self._capture),
-            turns("trainer", 25, self._trainer),
-            turns("inner", 15, self._inner),
-            *([Planned("quickstart", 100, commands.quickstart_row)] if self.real else []),
-            turns("large", 35, self._large),
-            turns("verify_large", 30, self._verify_large),
+            turns("decode", 120, self._decode, beside_s=35),  # in which Transformers compiles its step
+            turns("verify", 35, self._verify),
             turns("batches", 30, self._batches),
+            turns("capture", 45, self._capture),
+            turns("trainer", 25, self._trainer),
+            turns("inner", 25, self._inner),
+            *([Planned("quickstart", 80, commands.quickstart_row)] if self.real else []),
+            turns("large", 30, self._large),
+            turns("verify_large", 25, self._verify_large),
+            turns("batches_large", 25, self._batches_large),
         ]
 
-    def _in_turns(self, name: str, needs_s: float, measure: Callable[..., Row]) -> Planned:
-        """A row whose rounds end when its time is over."""
-        return Planned(name, needs_s, partial(measure, rounds=Rounds(self.scale.rounds, needs_s)))
+    def _in_turns(self, name: str, needs_s: float, measure: Callable[..., Row], *, beside_s: float = 0.0) -> Planned:
+        """A row whose rounds end when its time is over. `beside_s`: what it takes beside its rounds."""
+        return Planned(name, needs_s, partial(measure, rounds=Rounds(self.scale.rounds, needs_s - beside_s)))
 
     def _verify(self, folder: Path, *, rounds: Rounds) -> Row:
         return decoding.verify_row(self.few, tokens=self.scale.tokens // 2, rounds=rounds)
@@ -240,21 +244,20 @@ class Rows:
 
     @cached_property
     def _large_subject(self) -> Subject:
-        shape = TINY if self.tiny else LLAMA_8B
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            if free < 2 * shape.weight_bytes:
-                raise DraftbenchError(
-                    f"{free / 1e9:.0f} GB of the device are free",
-                    f"the {shape.name} and its draft need {2 * shape.weight_bytes / 1e9:.0f} GB",
-                    "use a larger device",
-                )
-        return random_subject(shape, self.device, prompts=self.scale.prompts, assisted=False)
+        shape, draft = (TINY, TINY) if self.tiny else (LLAMA_8B, LLAMA_1B)
+        needed = 1.5 * (shape.weight_bytes + draft.weight_bytes)  # with embeddings, caches and what a step takes
+        if self.device.type == "cuda" and (free := free_bytes(str(self.device))) < needed:
+            raise DraftbenchError(
+                f"{free / 1e9:.0f} GB of the device are free",
+                f"the {shape.name} and its draft need {needed / 1e9:.0f} GB",
+                "use a larger device",
+            )
+        return random_subject(shape, self.device, prompts=_MOST_TOGETHER, assisted=False, draft_shape=draft)
 
     def _large(self, folder: Path, *, rounds: Rounds) -> Row:
         shape, scale = TINY if self.tiny else LLAMA_8B, self.scale
         return decoding.large_row(
-            self._large_subject,
+            self._large_subject.first(scale.prompts),
             shape.weight_bytes,
             tokens=scale.tokens // 2,
             rounds=rounds,
@@ -263,8 +266,14 @@ class Rows:
 
     def _verify_large(self, folder: Path, *, rounds: Rounds) -> Row:
         tokens = self.scale.tokens // 2
-        row = decoding.verify_row(self._large_subject, tokens=tokens, rounds=rounds, gammas=(1, 3, 5))
-        return row.model_copy(update={"name": "verify_large", "title": f"{row.title}, {self._large_subject.name}"})
+        few = self._large_subject.first(self.scale.prompts)
+        row = decoding.verify_row(few, tokens=tokens, rounds=rounds, gammas=(1, 3, 5))
+        return row.model_copy(update={"name": "verify_large", "title": f"{row.title}, {few.name}"})
+
+    def _batches_large(self, folder: Path, *, rounds: Rounds) -> Row:
+        subject, sizes = self._large_subject, (2, 4) if self.tiny else (8, _MOST_TOGETHER)
+        row = decoding.batches_row(subject, tokens=self.scale.batch_tokens // 2, rounds=rounds, sizes=sizes, gamma=3)
+        return row.model_copy(update={"name": "batches_large", "title": f"{row.title}, {subject.name}"})
 
     def _start(self, folder: Path, *, rounds: Rounds) -> Row:
         return commands.start_row(folder, rounds=rounds, baseline=self.baseline)

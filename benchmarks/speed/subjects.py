@@ -17,7 +17,7 @@ from engine.config.schema import DraftSpec, ModelSpec, PromptSource
 from engine.data.readers import read_prompts
 from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.models.assets import is_whole
-from engine.models.draft import Draft, initialise_draft, load_draft, trim
+from engine.models.draft import Draft, DraftInfo, initialise_draft, load_draft, trim
 from engine.models.head import Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.runs.advice import best_draft
@@ -103,6 +103,7 @@ class Shape:
 
 SMOLLM2 = Shape("SmolLM2-135M shape", 49152, 576, 1536, 30, 9, 3, tied=True, trimmed=8192)
 LLAMA_8B = Shape("Llama 8B shape", 128256, 4096, 14336, 32, 32, 8, tied=False, trimmed=8192)
+LLAMA_1B = Shape("Llama 1B shape", 128256, 2048, 8192, 16, 32, 8, tied=True, trimmed=8192)  # as Llama 3.2 has it
 TINY = Shape("tiny shape", 512, 64, 128, 4, 4, 2, tied=True, trimmed=128)
 
 
@@ -127,17 +128,27 @@ def embedded(domain: str, *, prompts: int, device: str = "auto", quantize: str |
 
 
 def random_subject(
-    shape: Shape, device: torch.device, *, prompts: int, prompt_tokens: int = 96, assisted: bool = True
+    shape: Shape,
+    device: torch.device,
+    *,
+    prompts: int,
+    prompt_tokens: int = 96,
+    assisted: bool = True,
+    draft_shape: Shape | None = None,
 ) -> Subject:
     """Random weights and prompts of a shape. A draft of two layers with a trimmed vocabulary, accepted by chance.
 
-    `assisted`: also the same draft with all ids.
+    `assisted`: also the same draft with all ids. `draft_shape`: a draft of this shape instead, with all ids.
     """
     target, ends = random_target(shape, device), DraftSpec(layers=[0, shape.layers - 1])
+    texts = _longest_first(random_prompts(shape, prompts, prompt_tokens))
+    if draft_shape is not None:
+        other = random_target(draft_shape, device).model
+        own = Draft(other, DraftInfo(draft_shape.name, False, "random", []))
+        return Subject(shape.name, target, own, target.model, None, 3, texts, target.stop_ids, "random")
     draft = trim(initialise_draft(target, ends, seed=0), target, torch.arange(shape.trimmed))
     draft.model.to(target.dtype).requires_grad_(False)
     whole = initialise_draft(target, ends, seed=0).model.to(target.dtype) if assisted else None
-    texts = _longest_first(random_prompts(shape, prompts, prompt_tokens))
     return Subject(shape.name, target, draft, target.model, whole, 2, texts, target.stop_ids, "random")
 
 

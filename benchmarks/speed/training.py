@@ -19,11 +19,12 @@ from benchmarks.speed.pairs import Rounds, Sample, Way, interleave
 from benchmarks.speed.peers import Peer, environment
 from benchmarks.speed.record import Figure, Row, pairs_of, row_of
 from benchmarks.speed.subjects import RandomModel, Shape, random_prompts, random_target
+from engine.capture.batches import Batch
 from engine.chat.rendering import render
 from engine.config.schema import DEFAULT_TARGET, DraftSpec, ModelSpec, PromptSource, TrainSpec
 from engine.data.readers import read_prompts
 from engine.distill.trainer import Trainer
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, is_out_of_memory
 from engine.fileio import write_json
 from engine.models.draft import initialise_draft
 from engine.models.load import load_model
@@ -31,6 +32,7 @@ from engine.models.load import load_model
 LAYERS, ANSWERS, TOKENS = 4, 16, 48
 _PROMPTS = "sample_data/prompts/biology/train.jsonl"
 _ASKED = 40  # prompts, of which enough have answers of the full length
+_CHUNK_POWERS = (22, 26, 30)  # of 2: logits that are held at once
 
 
 def training_row(
@@ -143,29 +145,69 @@ def trainer_row(training: Training, shape: Shape, *, steps: int, rounds: Rounds)
 
 
 def inner_row(training: Training, shape: Shape, *, rounds: Rounds) -> Row:
-    """Positions a second through the draft's body, its head and the loss, forward and backward, and nothing else."""
+    """Positions a second through the draft's body, its head and the loss, forward and backward, and nothing else.
+
+    Beside chunks of other sizes, and a plain step with the teacher in the loop that holds all logits at once.
+    """
     settings = TrainSpec.model_validate({"batch_size": training.answers, **training.more})
-    device = training.target.device
+    device, notes = training.target.device, []
     with tempfile.TemporaryDirectory() as folder:
         source = training.source(settings, Path(folder))
         trainer = Trainer(training.draft, source, settings, Path(folder))
         batches = source.micro_batches(0)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
         positions = sum(batch.tokens for batch in batches)
 
-        def way(number: int) -> float:
+        def ours(chunk: int | None, number: int) -> float:
             trainer.optimiser.zero_grad(set_to_none=True)
             for batch in batches:
-                trainer.backward(batch, 0, positions)
+                trainer.backward(batch, 0, positions, chunk=chunk)
             return float(positions)
 
-        paired = interleave({"ours": way}, rounds, unit="positions", wait=waiting(device))
-    row = row_of("inner", "Body, head and loss alone, forward KL", paired, {}, _conditions(training, shape))
+        def teacher_in_the_loop(number: int) -> float:
+            trainer.optimiser.zero_grad(set_to_none=True)
+            for batch in batches:
+                with torch.no_grad():
+                    wanted = _log_probs(training.target.model, batch)
+                loss = torch.nn.functional.kl_div(
+                    _log_probs(trainer.model, batch), wanted, reduction="sum", log_target=True
+                )
+                (loss / positions).backward()  # type: ignore[no-untyped-call]
+            return float(positions)
+
+        ways: dict[str, Way] = {"ours": partial(ours, None)}
+        for power in _CHUNK_POWERS:
+            ways[f"chunks of 2**{power}"] = partial(ours, max(1, 2**power // shape.vocab))
+        ways["teacher_in_the_loop"] = teacher_in_the_loop
+        memory: dict[str, Figure] = {}
+        for name, way in list(ways.items()):
+            try:
+                memory |= _memory(name, way, device)
+            except Exception as error:
+                if name == "ours" or not is_out_of_memory(error):
+                    raise
+                del ways[name]
+                notes.append(f"{name}: not enough memory")
+        paired = interleave(ways, rounds, unit="positions", wait=waiting(device))
+    ratios = pairs_of(*(("ours", name) for name in ways if name != "ours"))
+    title = "Body, head and loss alone, forward KL"
+    row = row_of("inner", title, paired, ratios, _conditions(training, shape))
+    return row.model_copy(update={"figures": {**row.figures, **memory}, "notes": notes})
+
+
+def _log_probs(model: Any, batch: Batch) -> torch.Tensor:
+    """log p at the batch's response positions, as a plain step computes it: [position, vocab], float32."""
+    logits: torch.Tensor = model(input_ids=batch.ids, use_cache=False).logits
+    return logits.flatten(0, 1).index_select(0, batch.flat_places).float().log_softmax(-1)
+
+
+def _memory(name: str, way: Way, device: torch.device) -> dict[str, Figure]:
+    """The most memory that a GPU held while a way worked once; nothing on a processor."""
     if device.type != "cuda":
-        return row
-    most = Figure(value=torch.cuda.max_memory_allocated(device) / 1e9, unit="GB")
-    return row.model_copy(update={"figures": {**row.figures, "memory": most}})
+        way(0)
+        return {}
+    torch.cuda.reset_peak_memory_stats(device)
+    way(0)
+    return {f"memory_{name}": Figure(value=torch.cuda.max_memory_allocated(device) / 1e9, unit="GB")}
 
 
 def _conditions(training: Training, shape: Shape) -> dict[str, Any]:

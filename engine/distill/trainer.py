@@ -294,11 +294,18 @@ class Trainer:
         return norm
 
     def backward(
-        self, batch: Batch, step: int, tokens: float, reward_scale: tuple[float, float] | None = None
+        self,
+        batch: Batch,
+        step: int,
+        tokens: float,
+        reward_scale: tuple[float, float] | None = None,
+        *,
+        chunk: int | None = None,
     ) -> torch.Tensor:
         """Add one micro-batch's share to the gradient; returns its loss summed over positions, a scalar on the device.
 
-        Dividing by the tokens of the whole step, not of the micro-batch, makes accumulation exact.
+        Dividing by the tokens of the whole step, not of the micro-batch, makes accumulation exact. `chunk`: positions
+        whose logits are held at once; None: as many as suit the device.
         """
         loss = chunked_loss(
             self._hidden(batch, step),
@@ -306,6 +313,7 @@ class Trainer:
             self._positions(batch, step),
             self.source.terms,
             temperature=self.settings.distill_temperature,
+            chunk=chunk,
             reward_scale=reward_scale,
             scratch=self.scratch,
         )

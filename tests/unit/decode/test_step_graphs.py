@@ -1,6 +1,7 @@
 """Recorded steps: on a CPU their functions are called plainly, so what is tested here is all but the graph itself."""
 
 import gc
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -110,3 +111,78 @@ def test_graphs_replay_the_step():
             one.take_back([0, 1, 0, 0, 0])
     assert not recorded.graphs.failed
     assert len(recorded.graphs) >= 2
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_graphs_belong_to_the_card_of_the_model():
+    model = tiny_llama().to("cuda:1")
+    recorded, plain = SlotRunner(model, recorded=True), SlotRunner(model, recorded=False)
+    for pending in (PROMPTS, [[7]] * 5, [[8]] * 5, [[9]] * 5):
+        torch.testing.assert_close(recorded.feed(pending, last=1), plain.feed(pending, last=1), rtol=1e-3, atol=1e-3)
+    assert not recorded.graphs.failed
+
+
+class Stream(str):
+    """A stream by its name."""
+
+    def wait_stream(self, other):
+        pass
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """torch.cuda as a recording uses it: the streams that were entered, the last of them the present one."""
+    entered = [Stream("main of 0")]
+
+    @contextmanager
+    def stream(one):
+        entered.append(one)
+        try:
+            yield
+        finally:
+            entered.append(Stream("main of 0"))
+
+    class Graph:
+        """As torch's: where it cannot end a recording, it does not leave its stream."""
+
+        fails = False
+
+        def __init__(self, graph, *, pool, stream, capture_error_mode):
+            self.stream = stream
+
+        def __enter__(self):
+            entered.append(self.stream)
+
+        def __exit__(self, *_):
+            if Graph.fails:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            entered.append(self.stream)
+
+    class Recording:
+        def replay(self):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(f"side of {device.index}"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(f"main of {device.index}"))
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recording)
+    return entered, Graph
+
+
+def test_a_step_is_recorded_on_a_stream_of_its_own_card(streams):
+    entered, _ = streams
+    met = []
+    one = step_graphs._Recorded(torch.zeros(1, 1), torch.zeros(1))
+    one.record(lambda ids, starts: met.append(entered[-1]) or ids, None, torch.device("cuda", 1))
+    assert met == ["side of 1"] * 3, "two that warm up, and the one that is recorded"
+    assert entered[-1] == "main of 0"
+
+
+def test_a_recording_that_fails_leaves_its_stream(streams, monkeypatch):
+    entered, graph = streams
+    monkeypatch.setattr(graph, "fails", True)
+    one = step_graphs._Recorded(torch.zeros(1, 1), torch.zeros(1))
+    with pytest.raises(RuntimeError, match="during capture"):
+        one.record(lambda ids, starts: ids, None, torch.device("cuda", 1))
+    assert entered[-1] == "main of 0"

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,3 +150,10 @@ def test_time_split_is_of_speculative_decoding_and_sums_to_one():
     rounds = [fake_round(2, 1.0, 3.0, 0.5)] * 2
     split = time_split([TimedAnswer("p", "plain", 4, 12.0, [PREFILL]), TimedAnswer("p", "speculative", 4, 9.0, rounds)])
     assert split.document() == pytest.approx({"draft": 2 / 9, "verify": 6 / 9, "overhead": 1 / 9})
+
+
+def test_on_a_gpu_every_prompt_is_decoded_before_it_is_timed():
+    prompts = [[1, 2], [3], [4, 5, 6]]
+    on = lambda device: SimpleNamespace(device=torch.device(device))  # noqa: E731
+    assert speed._warm_up(on("cpu"), prompts, 48) == [([1, 2], 8)]
+    assert speed._warm_up(on("cuda"), prompts, 48) == [([1, 2], 48), ([3], 48), ([4, 5, 6], 48)]
