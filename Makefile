@@ -21,6 +21,9 @@ test: style
 	$(MAKE) --no-print-directory --jobs 2 --keep-going types suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/browser
 
+# Containers often set it; then each worker compiles every test module, each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A thread per worker: with more, tiny tensors and the processes that tests start wait for each other most of the time.
 suite unit: export OMP_NUM_THREADS = 1
 

@@ -22,8 +22,12 @@ CHATML = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, then those with many: no worker begins a long file when the others are done.
 
-    Workers take whole files in this order (`--dist loadfile --no-loadscope-reorder`).
+    Workers take whole files in this order (`--dist loadfile --no-loadscope-reorder`). A test that asks for a finished
+    run is slow, whichever of them makes it.
     """
+    for item in items:
+        if "finished" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
     tests, slow = Counter(item.path for item in items), Counter(item.path for item in items if is_slow(item))
     items.sort(key=lambda item: (not slow[item.path], -tests[item.path], item.path))
 

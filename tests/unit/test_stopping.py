@@ -10,6 +10,8 @@ import pytest
 from engine.paths import PROJECT_ROOT
 from engine.stopping import AT_ONCE_S, SOON_S, STOPPED
 
+pytestmark = pytest.mark.slow
+
 BEFORE = """
 import hashlib, sys, time
 from engine.stopping import keeping, stop_on_signals
@@ -66,14 +68,12 @@ def ended() -> dict[str, tuple[float, str, int]]:
     return result
 
 
-@pytest.mark.slow
 def test_work_that_asks_ends_at_its_safe_point(ended):
     seconds, output, status = ended["safe point"]
     assert (output, status) == ("safe\n", 0)
     assert seconds < SOON_S
 
 
-@pytest.mark.slow
 def test_work_that_does_not_ask_is_interrupted(ended):
     seconds, output, status = ended["never asks"]
     assert (output, status) == ("soon\n", 0)

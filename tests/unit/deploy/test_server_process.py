@@ -16,6 +16,8 @@ import pytest
 from engine.deploy.server_process import Program, running
 from engine.errors import DraftbenchError
 
+pytestmark = pytest.mark.slow
+
 # Answers after `wait` seconds and, as some servers do, has a child that does the work and ignores SIGTERM.
 SERVER = """
 import http.server, signal, subprocess, sys, time
@@ -48,7 +50,6 @@ def alive(group: int) -> list[int]:
     return members
 
 
-@pytest.mark.slow
 def test_it_answers_inside_the_block_and_is_gone_with_its_children_after_it(tmp_path: Path):
     with running(program(SERVER, "0.5"), tmp_path / "logs" / "x.log", health="/health", startup_s=30) as server:
         assert httpx2.get(server.base_url + "/health", trust_env=False).status_code == 200
@@ -59,7 +60,6 @@ def test_it_answers_inside_the_block_and_is_gone_with_its_children_after_it(tmp_
     assert server.log.read_text() == "loads the weights\n"
 
 
-@pytest.mark.slow
 def test_an_error_inside_the_block_ends_it_too(tmp_path: Path):
     with (
         pytest.raises(ValueError, match="ours"),
@@ -108,7 +108,6 @@ def test_a_program_that_is_none_is_refused(tmp_path: Path):
         pass
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_us_ends_the_server(tmp_path: Path, number: signal.Signals):
     code = f"""

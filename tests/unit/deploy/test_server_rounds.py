@@ -71,6 +71,7 @@ def test_proposals_after_the_token_that_ends_an_answer_are_open():
     assert not explains(counted, 3, 6, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [AT_LIMIT, BEYOND])
 def test_chances_give_the_mean_of_drawn_walks(rule: ServerRule):
     draw = random.Random(1)

@@ -106,6 +106,7 @@ def test_nothing_is_said_of_too_few_runs_or_equal_ones():
     assert importance(table, "exact", []) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "levels", "share"), [(24, 3, 0.3), (60, 6, 0.3), (24, 3, 0.0), (60, 3, 0.8)])
 def test_the_interval_holds_the_true_share_nineteen_times_in_twenty(runs: int, levels: int, share: float):
     rng = np.random.default_rng(5)

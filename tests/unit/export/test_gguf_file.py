@@ -121,6 +121,7 @@ def test_a_qwen3_with_heads_of_another_width_is_read_back(tmp_path: Path):
     assert greedy(load_gguf(written(tmp_path, model), torch.float32, torch.device("cpu"))) == greedy(model)
 
 
+@pytest.mark.slow
 def test_fifty_prompts_give_the_same_greedy_tokens_in_f16_within_its_rounding(tmp_path: Path):
     model = tiny()
     back = AutoModelForCausalLM.from_pretrained(

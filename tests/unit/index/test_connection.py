@@ -16,6 +16,8 @@ from engine.errors import DraftbenchError
 from engine.index import schema
 from engine.index.connection import exclusive, reading, writing
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 COUNT = "SELECT count(*) FROM runs"
 
@@ -92,7 +94,6 @@ def test_readers_cannot_write(index):
         add(con, "second")
 
 
-@pytest.mark.slow
 def test_writer_waits_for_a_reader_in_another_process(index):
     process = start(READER, index, 0.5)
     began = time.monotonic()

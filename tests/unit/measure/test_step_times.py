@@ -20,6 +20,8 @@ from tests.conftest import tiny_llama
 from tests.tiny_decoders import KINDS, made
 from tests.tiny_pair import noisy_copy
 
+pytestmark = pytest.mark.slow
+
 TARGET, NOISY = tiny_llama(), noisy_copy()
 TEXTS = texts_of([list(range(40, 90)), list(range(100, 160))], 3, 21)
 

@@ -80,6 +80,7 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_family_computes_the_same_bits(family: str, monkeypatch: pytest.MonkeyPatch):
     model = in_bfloat16(family)
@@ -93,6 +94,7 @@ def test_every_family_computes_the_same_bits(family: str, monkeypatch: pytest.Mo
         assert len(used) == (FAMILIES[family][1] if rows * columns <= fused_linears.MOST_ROWS else 0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_decoding_from_a_cache_gives_the_same_bits(family: str):
     model = in_bfloat16(family)

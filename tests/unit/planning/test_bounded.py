@@ -15,6 +15,8 @@ from engine.errors import DraftbenchError
 from engine.planning import bounded
 from engine.planning.bounded import Helpers, serve
 
+pytestmark = pytest.mark.slow
+
 _SECONDS = 5.0
 _MOST_BYTES = 400_000_000
 
@@ -70,7 +72,6 @@ def test_one_helper_answers_again_and_again_and_sees_todays_environment(
     assert helpers.ask(["pid"]) == first != os.getpid()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "work", [["sleep", 60], ["read", "/dev/zero"], ["read", "pipe"]], ids=["sleeps", "endless", "pipe"]
 )

@@ -34,6 +34,7 @@ PASSING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", PASSING)
 def test_what_may_pass_is_asked_again(server: Server, clock: Clock, fault: str):
     server.script = first(PASSING[fault], PASSING[fault])
@@ -41,6 +42,7 @@ def test_what_may_pass_is_asked_again(server: Server, clock: Clock, fault: str):
     assert len(server.requests) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", PASSING)
 def test_what_does_not_pass_ends_in_words_after_so_many_attempts(server: Server, clock: Clock, fault: str):
     server.script = lambda body, number: PASSING[fault]
@@ -49,6 +51,7 @@ def test_what_does_not_pass_ends_in_words_after_so_many_attempts(server: Server,
     assert len(server.requests) == 4
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_given_up_and_asked_again(server: Server, clock: Clock):
     server.script = first(Said(body=reply("late"), wait_s=1.0))
     assert ask(spec_of(server, timeout_s=0.3), clock)[0].text == "about hi"
@@ -108,6 +111,7 @@ def test_a_pause_of_a_year_ends_the_work(server: Server, clock: Clock):
     assert clock.slept == []
 
 
+@pytest.mark.slow
 def test_the_clock_covers_the_last_byte_of_the_body(server: Server, clock: Clock):
     raw = json.dumps(reply("slow")).encode()
     server.script = lambda body, number: Said(body=raw, byte_wait_s=0.1)
