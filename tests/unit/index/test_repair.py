@@ -16,7 +16,7 @@ from engine.index import schema
 from engine.index.connection import IndexDamagedError, damage_mark, reading, writing
 from engine.index.ingest import ingest_all, rebuild
 from engine.paths import Home
-from tests.unit.index.test_ingest import WHOLE, counts, make_run
+from tests.unit.index.run_folders import WHOLE, counts, make_run
 
 pytestmark = pytest.mark.slow
 
