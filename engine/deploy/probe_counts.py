@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from engine.deploy.readers import llama_cpp, lm_studio, prometheus, sglang, tensorrt_llm, vllm
-from engine.deploy.readers.reading import Located, Reading
+from engine.deploy.readers.reading import Located, Reading, foreign
 from engine.errors import DraftbenchError
 
 ANSWERS = {
@@ -33,8 +33,9 @@ def of_answers(server: str, values: Sequence[Located]) -> Reading | None:
     if not any(module.claims(located.value) for located in values):
         return None
     try:
-        reading: Reading = module.read(values)
-        return reading
+        with foreign("the answers"):
+            reading: Reading = module.read(values)
+            return reading
     except DraftbenchError as error:
         if error.what.endswith("no tokens were proposed"):
             return None
@@ -46,7 +47,8 @@ def of_metrics(before: str | None, after: str | None) -> Reading | None:
     if before is None or after is None or not prometheus.claims_text(after):
         return None
     try:
-        return prometheus.read(after, "/metrics after", before, "/metrics before")
+        with foreign("/metrics"):
+            return prometheus.read(after, "/metrics after", before, "/metrics before")
     except DraftbenchError:
         return None
 

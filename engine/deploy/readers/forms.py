@@ -9,10 +9,11 @@ from typing import Any
 
 from engine.deploy.readers import aiperf, llama_cpp, lm_studio, prometheus, sglang, tensorrt_llm, vllm, vllm_bench
 from engine.deploy.readers.documents import MOST_RECORDS, Document, read_document
-from engine.deploy.readers.reading import Located, Reading, refused
+from engine.deploy.readers.reading import Located, Reading, brief, foreign, part, refused, words
 from engine.errors import did_you_mean
 
 _MOST_FILES = 1_000
+_TWICE = "counted twice, the same answers would look like more evidence than there is"
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,49 @@ def read_documents(
             "import each on its own",
         )
     if texts:
-        return _of_text(documents, form, model)
+        with foreign(texts[0].name):
+            return _of_text(documents, form, model)
+    _refuse_same_files(documents)
     values = [located for item in documents for located in item.objects or []]
     if len(values) > MOST_RECORDS:
         raise refused(f"{len(values):,} records", f"at most {MOST_RECORDS:,} are read", "give some of the files")
-    chosen = _recognised(values, form)
-    assert chosen.read is not None
-    return chosen.read(values), chosen.name
+    with foreign(documents[0].name):
+        chosen = _recognised(values, form)
+        assert chosen.claims is not None
+        assert chosen.read is not None
+        _refuse_same_answers([located for located in values if chosen.claims(located.value)])
+        return chosen.read(values), chosen.name
+
+
+def _refuse_same_files(documents: Sequence[Document]) -> None:
+    """Raise DraftbenchError for two files of the same content."""
+    seen: dict[bytes, str] = {}
+    for item in documents:
+        if item.raw in seen:
+            what = f"{item.name} has the same content as {seen[item.raw]}"
+            raise refused(what, _TWICE, "give each file once")
+        seen[item.raw] = item.name
+
+
+def _refuse_same_answers(values: Sequence[Located]) -> None:
+    """Raise DraftbenchError for two answers of one id; only those with figures, since pieces of a stream share one."""
+    seen: dict[str, str] = {}
+    for value, where in values:
+        name = (
+            words(value, "id")
+            or words(part(value, "meta_info"), "id")
+            or words(part(value, "metadata"), "x_request_id")
+        )
+        if name is None:
+            continue
+        if name in seen:
+            raise refused(
+                f"{where} has the id of {seen[name]}: {brief(name)}",
+                _TWICE,
+                "give each answer once, of a streamed one its last piece; if the server gives all answers one id, "
+                "take the ids out",
+            )
+        seen[name] = where
 
 
 def _of_text(documents: Sequence[Document], form: str | None, model: str | None) -> tuple[Reading, str]:

@@ -60,7 +60,7 @@ def test_two_scrapes_become_a_measurement_with_a_verdict(run: RunFolder, tmp_pat
 
 
 def test_a_gap_is_printed_with_its_causes_and_what_to_do(run: RunFolder, tmp_path: Path):
-    answers = written(tmp_path, "a.json", [recorded.VLLM] * 12)
+    answers = written(tmp_path, "a.json", recorded.with_ids(recorded.VLLM, 12))
     result = call("served", "import", "sample", answers, "--temperature", "0")
     assert result.code == 0
     assert "differs: not as predicted" in result.out

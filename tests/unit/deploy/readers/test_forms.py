@@ -36,7 +36,8 @@ def test_a_recorded_answer_is_recognised_and_its_counts_are_those_of_the_record(
 @pytest.mark.parametrize("form", [name for name in ANSWERS if name != "vllm-bench"])
 def test_several_answers_are_added_and_kept_one_by_one(form: str):
     (value,), counts, _, _ = ANSWERS[form]
-    reading, _ = read_documents([as_file(value, value), document("third.json", json.dumps([value]).encode())])
+    first, second, third = recorded.with_ids(value, 3)
+    reading, _ = read_documents([as_file(first, second), document("third.json", json.dumps([third]).encode())])
     assert reading.per_request == (counts, counts, counts)
     assert reading.totals == added([counts] * 3)
     assert reading.totals.requests == 3
