@@ -62,7 +62,7 @@ def joined(answers: Reading | None, metrics: Reading | None) -> tuple[Reading | 
     if mine.rounds is not None and counted.rounds is not None:
         same = same and mine.rounds == counted.rounds
     if not same:
-        note = "other requests were served meanwhile: /metrics counts more than the answers, and is not read"
+        note = "other requests were served meanwhile, or answers left out: /metrics is not read, as it counts others"
         return replace(answers, notes=(*answers.notes, note)), False
     whole = mine.model_copy(
         update={

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.deploy.readers import aiperf, llama_cpp, lm_studio, prometheus, sglang, tensorrt_llm, vllm, vllm_bench
 from engine.deploy.readers.documents import MOST_RECORDS, Document, read_document
-from engine.deploy.readers.reading import Located, Reading, brief, foreign, part, refused, words
+from engine.deploy.readers.reading import Located, Reading, brief, choices, contradiction, foreign, part, refused, words
 from engine.errors import did_you_mean
+from engine.served.token_counts import FAR_OFF, far_from_text, impossible
 
 _MOST_FILES = 1_000
 _TWICE = "counted twice, the same answers would look like more evidence than there is"
@@ -80,8 +81,9 @@ def read_documents(
         chosen = _recognised(values, form)
         assert chosen.claims is not None
         assert chosen.read is not None
-        _refuse_same_answers([located for located in values if chosen.claims(located.value)])
-        return chosen.read(values), chosen.name
+        answers = [located for located in values if chosen.claims(located.value)]
+        _refuse_same_answers(answers)
+        return _beside_text(chosen.read(values), answers), chosen.name
 
 
 def _refuse_same_files(documents: Sequence[Document]) -> None:
@@ -113,6 +115,28 @@ def _refuse_same_answers(values: Sequence[Located]) -> None:
                 "take the ids out",
             )
         seen[name] = where
+
+
+def _beside_text(reading: Reading, answers: Sequence[Located]) -> Reading:
+    """The reading, after comparing each answer's count of tokens with its text, where the answer holds one."""
+    if len(reading.per_request) != len(answers):
+        return reading
+    far = 0
+    for (value, where), request in zip(answers, reading.per_request, strict=True):
+        size = len(_text(value).encode("utf-8", "replace"))
+        if impossible(request.emitted, has_answer=size > 0, allowed=None):
+            raise contradiction(where, f"{request.emitted} tokens are counted", f"{size:,} bytes of text were written")
+        far += far_from_text(request.emitted, size)
+    if not far:
+        return reading
+    note = f"in {far:,} of {len(answers):,} answers: {FAR_OFF}; the speed is by its count"
+    return replace(reading, notes=(*reading.notes, note))
+
+
+def _text(answer: Mapping[str, Any]) -> str:
+    """The text of an answer of any server; "" where it has none, as the last piece of a stream."""
+    parts = [answer.get("text"), *(part(choice, "message").get("content") for choice in choices(answer))]
+    return "".join(text for text in parts if isinstance(text, str))
 
 
 def _of_text(documents: Sequence[Document], form: str | None, model: str | None) -> tuple[Reading, str]:

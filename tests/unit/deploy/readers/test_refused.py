@@ -185,6 +185,15 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path):
         read_files([])
 
 
+def test_a_count_is_compared_with_the_text_beside_it():
+    with pytest.raises(DraftbenchError, match="0 tokens are counted, 111 bytes of text were written"):
+        read_documents([as_file(changed(VLLM, "usage.completion_tokens", 0))])
+    long = changed(VLLM, "choices.0.message.content", "A cell. " * 200)
+    reading = read_documents([as_file(long | {"id": "2"}, VLLM)])[0]
+    assert any("in 1 of 2 answers: another count of tokens" in note for note in reading.notes)
+    assert not any("another count" in note for note in read_documents([as_file(VLLM)])[0].notes)
+
+
 BEYOND: dict[str, tuple[dict[str, Any], str]] = {
     "aiperf: gamma": (changed(recorded.AIPERF, "spec_decode_acceptance.num_spec_tokens", 1e15), "num_spec_tokens is"),
     "aiperf: a key": (
