@@ -175,7 +175,7 @@ async def _at_temperature(
     reading = of_answers(server, located)
     for attempt in range(_SCRAPES):
         after = await _scrape(client, spec, key, detected)
-        counted = of_metrics(before, after)
+        counted, unread = of_metrics(before, after)
         whole, agree = joined(reading, counted)
         if agree or before is None or attempt + 1 == _SCRAPES:
             break
@@ -183,9 +183,10 @@ async def _at_temperature(
     if whole is None:
         raise refused(
             f"{spec.base_url} answers, and reports nothing of speculation",
-            "neither its answers nor its /metrics have figures of it",
+            unread or "neither its answers nor its /metrics have figures of it",
             HOW_TO_REPORT[server],
         )
+    whole = replace(whole, notes=(*whole.notes, *([unread] if unread else [])))
     measurement = _measurement(whole, asked, detected, server, temperature, answers, failed)
     documents = [document("answers.jsonl", b"\n".join(answers.bodies[i] for i in sorted(answers.bodies)))]
     for name, text in (("metrics-before.txt", before), ("metrics-after.txt", after)):

@@ -42,15 +42,15 @@ def of_answers(server: str, values: Sequence[Located]) -> Reading | None:
         raise
 
 
-def of_metrics(before: str | None, after: str | None) -> Reading | None:
-    """What was counted between two scrapes; None where nothing was, or it is no Prometheus text."""
+def of_metrics(before: str | None, after: str | None) -> tuple[Reading | None, str]:
+    """What was counted between two scrapes, or None and why; without a reason where there are no metrics at all."""
     if before is None or after is None or not prometheus.claims_text(after):
-        return None
+        return None, ""
     try:
         with foreign("/metrics"):
-            return prometheus.read(after, "/metrics after", before, "/metrics before")
-    except DraftbenchError:
-        return None
+            return prometheus.read(after, "/metrics after", before, "/metrics before"), ""
+    except DraftbenchError as error:
+        return None, f"/metrics is not read: {error.what}"
 
 
 def joined(answers: Reading | None, metrics: Reading | None) -> tuple[Reading | None, bool]:

@@ -59,7 +59,7 @@ def claims_text(text: str) -> bool:
 
 
 def read(values: Sequence[Located]) -> Reading:
-    """The figures of some answers; of a streamed one the last chunk counts. Raises DraftbenchError."""
+    """The figures of some answers; a streamed one is its last chunk. Raises DraftbenchError."""
     reporting = [located for located in values if claims(located.value)]
     requests, speeds = [], []
     for value, where in reporting:

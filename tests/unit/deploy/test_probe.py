@@ -216,6 +216,15 @@ def test_counters_with_others_requests_in_them_are_left_out_and_said(monkeypatch
     assert any("other requests were served meanwhile" in note for note in measurement.notes)
 
 
+def test_counters_that_cannot_be_read_are_left_out_and_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("engine.deploy.probe._SETTLE_S", 0.0)
+    falling = StandIn(whole(recorded.LLAMA_CPP), {"/v1/models": listed("llamacpp")}, lambda n: llama_metrics(9 - n))
+    with running(falling):
+        measurement = probe(asked(falling))[0].measurement
+    assert measurement.totals == added([recorded.LLAMA_CPP_COUNTS] * 3)
+    assert any(note.startswith("/metrics is not read: /metrics after: llamacpp:") for note in measurement.notes)
+
+
 def test_a_server_that_does_not_say_what_it_is_must_be_named():
     stand_in = StandIn(whole(recorded.VLLM), {"/v1/models": listed("somebody")})
     with running(stand_in):
