@@ -15,7 +15,7 @@ from engine.records.served import RoundTotals, ServedMeasurement
 
 MOST_REQUESTS = 20_000  # kept one by one
 _SAME = 1e-6
-_LIMITS: dict[str, tuple[float, float]] = {
+LIMITS: dict[str, tuple[float, float]] = {
     "temperature": (0, 10),
     "gamma": (1, 64),
     "p-min": (0, 1),
@@ -80,12 +80,12 @@ def check_stated(stated: Stated) -> None:
     """Raise DraftbenchError for what no server and no request has."""
     if stated.server is not None and stated.server not in SERVERS:
         raise refused(f"unknown server {stated.server!r}", "--server names one", did_you_mean(stated.server, SERVERS))
-    for name in _LIMITS:
+    for name in LIMITS:
         _check_range(name, getattr(stated, name.replace("-", "_")), f"--{name} is", f"correct --{name}")
 
 
 def _check_range(name: str, value: float | None, said: str, fix: str) -> None:
-    low, high = _LIMITS[name]
+    low, high = LIMITS[name]
     if value is not None and not low <= value <= high:  # NaN is not either
         raise refused(f"{said} {value:g}", f"it lies between {low:g} and {high:g}", fix)
 

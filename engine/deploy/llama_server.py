@@ -156,13 +156,18 @@ def _totals(
     """The rounds of one request. None without a draft; an answer of one token has a draft, but no round."""
     if after.rounds is None or before.rounds is None or not after.accepted_at:
         return None
+    if len(before.accepted_at) > len(after.accepted_at):
+        raise unexpected(where, "count of a place that it had before", after.accepted_at)
     earlier = before.accepted_at + [0] * (len(after.accepted_at) - len(before.accepted_at))
     totals = RoundTotals(
         requests=1,
-        rounds=after.rounds - before.rounds,
+        rounds=as_whole(after.rounds - before.rounds, f"{where}: the change of {_COUNTERS}num_drafts"),
         proposed=whole(timings.get("draft_n", 0), "timings.draft_n", where),
         accepted=whole(timings.get("draft_n_accepted", 0), "timings.draft_n_accepted", where),
-        accepted_at=[late - early for late, early in zip(after.accepted_at, earlier, strict=True)],
+        accepted_at=[
+            as_whole(late - early, f"{where}: the change of a count by place")
+            for late, early in zip(after.accepted_at, earlier, strict=True)
+        ],
         emitted=emitted,
     )
     if sum(totals.accepted_at or []) != totals.accepted:

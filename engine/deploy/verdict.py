@@ -10,6 +10,7 @@ from typing import Any, Literal
 from engine.catalogue import Proposals
 from engine.deploy.causes import Cause, Evidence, ranked, served_counts
 from engine.deploy.figures import Figure, by_place, headline
+from engine.deploy.importing import LIMITS
 from engine.deploy.prediction import Prediction, Predictor, default_proposals
 from engine.errors import DraftbenchError
 from engine.numbers import interval
@@ -55,6 +56,10 @@ def judge(measurement: ServedMeasurement, predictor: Predictor) -> Verdict:
     gamma, proposals, taken = _settings(measurement, predictor)
     if gamma is None:
         return Verdict("open", "the number of draft tokens is not known", fix="import it again with --gamma N")
+    low, high = LIMITS["gamma"]
+    if not low <= gamma <= high:  # of a file that was edited
+        why = f"{gamma:,} draft tokens a round are not possible"
+        return Verdict("open", why, taken=taken, fix="import it again with --gamma N")
     if proposals is None:
         why = f"whether {measurement.server} proposes the draft's likeliest token or draws one is not known"
         return Verdict("open", why, taken=taken, fix="import it again with --proposals argmax or --proposals sampled")

@@ -22,6 +22,7 @@ from engine.deploy.readers.reading import (
     quantity,
     refused,
     whole,
+    without_figures,
     words,
 )
 from engine.numbers import is_number
@@ -38,14 +39,14 @@ def claims(value: Mapping[str, Any]) -> bool:
 
 def read(values: Sequence[Located]) -> Reading:
     """The figures of one result. Raises DraftbenchError."""
-    told = [located for located in values if claims(located.value)]
-    if len(told) > 1:
+    results = [located for located in values if claims(located.value)]
+    if len(results) > 1:
         raise refused(
-            f"{len(told)} results of vllm bench serve",
+            f"{len(results)} results of vllm bench serve",
             "each is of its own concurrency and prompts, so their sum says nothing of either",
             "import them one by one",
         )
-    value, where = told[0]
+    value, where = results[0]
     rounds, proposed, accepted = (whole(value, f"spec_decode_{name}", where) for name in _NAMES)
     check_rate(value.get("spec_decode_acceptance_rate"), accepted, proposed, f"{where}: acceptance rate", scale=100.0)
     check_rate(value.get("spec_decode_acceptance_length"), accepted, rounds, f"{where}: acceptance length", plus=1.0)
@@ -73,6 +74,7 @@ def read(values: Sequence[Located]) -> Reading:
         tokens_per_s=quantity(value, "output_throughput", where),
         notes=(
             "counted by the server between two scrapes: other requests of that time are in the figures",
+            *without_figures(len(values) - 1, len(values)),
             *([f"{failed:,} requests failed"] if failed else []),
         ),
     )

@@ -92,6 +92,18 @@ def test_a_damaged_one_is_listed_with_what_is_wrong(tmp_path: Path):
     assert "'cold' makes no sense" in problems["whole"]
 
 
+def test_a_count_below_nothing_is_left_out_and_said(tmp_path: Path):
+    keep(tmp_path, "one", measured())
+    path = tmp_path / "served" / "one" / "measurement.json"
+    values = json.loads(path.read_text())
+    values["totals"] |= {"rounds": -86}
+    path.write_text(json.dumps(values))
+    (kept,) = kept_measurements(tmp_path)
+    assert kept.measurement is not None
+    assert kept.measurement.totals.rounds is None
+    assert "-86 makes no sense" in kept.problem
+
+
 def test_a_new_name_is_free(tmp_path: Path):
     first = new_name(tmp_path, "llama.cpp", NOW)
     keep(tmp_path, first, measured())

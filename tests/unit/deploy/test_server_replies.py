@@ -128,6 +128,12 @@ def test_counters_of_another_client_are_noticed(recorded: Recorded):
         ask(LlamaServer(), recorded.url)
 
 
+def test_counters_that_fell_are_refused(recorded: Recorded):
+    recorded.llama(LLAMA, after=(3, 3, 2))
+    with pytest.raises(DraftbenchError, match="num_drafts is -1"):
+        ask(LlamaServer(), recorded.url)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "reply",

@@ -192,6 +192,13 @@ def test_how_an_unknown_server_proposes_is_open_and_not_taken_for_its_default():
         assert ["is not known here" in sentence for sentence in verdict.taken] == [True]
 
 
+@pytest.mark.parametrize("gamma", [0, -1, 10**9])
+def test_a_number_of_draft_tokens_that_no_proposal_has_is_open(gamma: int):
+    edited = served(list(texts(1.0).values())).model_copy(update={"num_draft_tokens": gamma})
+    verdict = judge(edited, predictor())
+    assert (verdict.outcome, "--gamma" in verdict.fix) == ("open", True)
+
+
 def test_a_measurement_by_an_earlier_version_says_what_to_run():
     earlier = predictor().__class__("old", predictor().conditions, predictor().positions.drop(columns="hit"))
     verdict = judge(served(list(texts(1.0).values())), earlier)

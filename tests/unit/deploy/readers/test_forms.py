@@ -102,6 +102,11 @@ def test_sglangs_names_before_and_after_the_rename_mean_the_same():
         assert read_documents([as_file(value)])[0].totals == recorded.SGLANG_COUNTS
 
 
+def test_a_result_beside_others_without_figures_says_that_they_are_left_out():
+    reading, _ = read_documents([as_file(recorded.VLLM_BENCH, {"date": "20261128"})])
+    assert (reading.totals, reading.notes[-1][:12]) == (recorded.VLLM_BENCH_COUNTS, "1 of 2 recor")
+
+
 def test_an_answer_without_a_proposal_counts_as_one():
     silent = changed(changed(recorded.LLAMA_CPP, "timings.draft_n", ...), "timings.draft_n_accepted", ...)
     reading, _ = read_documents([as_file(recorded.LLAMA_CPP, silent)])
