@@ -23,7 +23,7 @@ from tests.unit.deploy.readers import recorded
 ANSWERS: dict[str, Any] = {
     "vllm": recorded.VLLM,
     "sglang": recorded.SGLANG,
-    "llama.cpp": recorded.LLAMA_CPP,
+    "llama.cpp": recorded.LLAMA_CPP | {"generation_settings": {"temperature": 0.0}},
     "tensorrt-llm": recorded.TENSORRT,
     "iterations": recorded.TENSORRT_ITERATIONS,
     "lm-studio": recorded.LM_STUDIO,
@@ -33,13 +33,14 @@ ANSWERS: dict[str, Any] = {
 TEXTS = {"scrape": recorded.vllm_scrape(400, [210, 110, 50]), "log": recorded.LLAMA_LOG}
 ODD: tuple[Any, ...] = (
     *(None, True, -1, 0.5, 1e400, float("nan"), 2**63, 10**30, "7", "", "\ud800", "\x1b[2J", [], [[]], {}, {"a": 1}),
-    *([1] * 100_000, "9" * 5000, {"9" * 9: 1}, {"-1": 1}, {"\u0663": 1}),
+    *([1] * 100_000, [None] * 43, ["1"] * 43, "9" * 5000, {"9" * 9: 1}, {"0" * 9 + "9" * 5000: 1}),
+    *({"-1": 1}, {"\u0663": 1}, 1e15, 10**400),
 )
 EVERY = 37  # bytes between two cuts
 
 
 def cases() -> list[Case]:
-    """About 1,500 files, those with changes in one place in one case, and damaged measurements in a run's folder."""
+    """About 2,300 files, those with changes in one place in one case, and damaged measurements in a run's folder."""
     together: dict[str, list[bytes]] = {}
     for name, content in (*_cuts(), *_values()):
         together.setdefault(name, []).append(content)
@@ -102,7 +103,10 @@ def _values() -> Iterator[tuple[str, bytes]]:
 def _paths(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        if isinstance(inner, (int, float, list, dict)) and "spec" in str((*before, key, inner)) + "draft stats timings":
+        if (
+            isinstance(inner, (int, float, list, dict))
+            and "spec" in str((*before, key, inner)) + "draft stats timings temperature"
+        ):
             yield (*before, key)
         yield from _paths(inner, (*before, key))
 
@@ -115,14 +119,24 @@ def _texts() -> Iterator[tuple[str, bytes]]:
     scrape = TEXTS["scrape"]
     for odd in ("NaN", "+Inf", "-1", "1e400", "1e30", "0x10", "", "1_0", "9" * 5000, "{", '"'):
         yield f"scrape: a count of {odd[:10]!r}", scrape.replace(" 210.0", f" {odd}").encode()
-    for odd in ('position="1"', 'position="999999999999"', 'position="-1"', 'position=""', 'position="\u0663"', "{{{"):
-        yield f"scrape: a place of {odd!r}", scrape.replace('position="2"', odd).encode()
+    for odd in (
+        'position="1"',
+        'position="999999999999"',
+        f'position="{"0" * 9}{"9" * 5000}"',
+        'position="-1"',
+        'position=""',
+        'position="\u0663"',
+        "{{{",
+    ):
+        yield f"scrape: a place of {odd[:40]!r}", scrape.replace('position="2"', odd).encode()
     yield "scrape: a label without an end", scrape.replace('engine="0"', 'engine="0').encode()
     yield "scrape: a label of a megabyte", scrape.replace('engine="0"', f'engine="{"a" * 10**6}"').encode()
     yield "scrape: backslashes", scrape.replace('engine="0"', 'engine="' + "\\\\" * 50_000 + '"').encode()
     yield "scrape: a line of blanks", scrape.encode() + b" " * 10**6
     yield "scrape: half a million series", b"".join(b'vllm:x{a="%d"} 1\n' % i for i in range(500_000))
     yield "log: a line of a megabyte", (TEXTS["log"] + "draft acceptance = 0.1 (" + " " * 10**6).encode()
+    yield "log: a rate with two points", TEXTS["log"].replace("0.19718", "0.5.0").encode()
+    yield "log: a time with two points", TEXTS["log"].replace("2434.58", "1.2.3").encode()
     yield "log: many digits", TEXTS["log"].replace("   14 accepted", " " + "1" * 4400 + " accepted").encode()
 
 

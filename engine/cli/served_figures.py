@@ -59,17 +59,18 @@ def import_figures(
     """
     from engine.cli.text import served_figures as text
     from engine.deploy.importing import Stated, measurement_of
-    from engine.deploy.measurements import check_name, keep, new_name
+    from engine.deploy.measurements import check_free, keep, new_name
     from engine.deploy.readers.forms import read_files
     from engine.runs.folder import RunFolder
 
     run = RunFolder.open(home(), run_id)
-    named = check_name(name) if name is not None else None
+    if name is not None:
+        check_free(run.path, name)
     paths = [path.expanduser() for path in [*files, *([after] if after else [])]]
     reading, known_form, documents = read_files(paths, "prometheus" if after and form is None else form, model)
     stated = Stated(server, temperature, gamma, proposals, p_min, weights, concurrency)
     measurement = measurement_of(reading, known_form, stated)
-    called = named or new_name(run.path, measurement.server)
+    called = name or new_name(run.path, measurement.server)
     measurement = keep(run.path, called, measurement, documents)
     text.report(run, [(called, measurement, "")], as_json=as_json)
 
@@ -152,15 +153,17 @@ def probe(
     """
     from engine.cli.text import served_figures as text
     from engine.deploy.importing import Stated
-    from engine.deploy.measurements import check_name, keep, new_name
+    from engine.deploy.measurements import check_free, keep, new_name
     from engine.deploy.probe import Asked, probe
     from engine.deploy.probe_prompts import prompts_of, tokens_of
     from engine.progress import Progress
     from engine.runs.folder import RunFolder
 
-    named = check_name(name) if name is not None else None
     wanted = tuple(_numbers(temperatures))
     run = RunFolder.open(home(), run_id) if run_id is not None else None
+    if name is not None and run is not None:
+        for temperature in wanted:
+            check_free(run.path, _called(name, temperature))
     asked = Asked(
         url,
         prompts_of(prompts, run, limit),
@@ -177,12 +180,17 @@ def probe(
     if run is None:
         text.unkept([one.measurement for one in results], as_json=as_json)
         return
-    base = named or new_name(run.path, results[0].measurement.server)
+    base = name or new_name(run.path, results[0].measurement.server)
     kept = []
     for one in results:
-        called = f"{base}-t{one.measurement.temperature:g}"
+        called = _called(base, one.measurement.temperature)
         kept.append((called, keep(run.path, called, one.measurement, one.documents), ""))
     text.report(run, kept, as_json=as_json)
+
+
+def _called(base: str, temperature: float) -> str:
+    """What the measurement at one temperature is called; two temperatures never have one name."""
+    return f"{base}-t{repr(temperature).removesuffix('.0')}"
 
 
 def _numbers(text: str) -> list[float]:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine.catalogue import Proposals
-from engine.deploy.figures import Figure, Served, Z, headline, largest_distance
+from engine.deploy.figures import Figure, Served, Z, compared, headline, largest_distance
 from engine.deploy.prediction import Prediction
 from engine.numbers import number
 from engine.records.served import RoundTotals, ServedMeasurement
@@ -65,13 +65,18 @@ class Evidence:
 
     @property
     def gap(self) -> float:
-        """The largest distance of the headline figures, in standard errors."""
+        """The largest distance of the figures, in standard errors."""
         return largest_distance(self.figures)
 
     @property
     def is_lower(self) -> bool:
         """Whether the server accepts less than predicted."""
         return bool(self.figures) and self.figures[0].served.value < self.figures[0].predicted.value
+
+    @property
+    def is_by_place_alone(self) -> bool:
+        """Whether the headline figures agree, and only places of the proposal do not."""
+        return all(figure.agrees is not False for figure in self.figures if not figure.name.startswith("place_"))
 
     @property
     def served(self) -> Served:
@@ -87,7 +92,7 @@ class Evidence:
         """The gap that is left under another prediction or with other counts; infinite where there is none."""
         if prediction is None:
             return math.inf
-        left = largest_distance(headline(prediction, served or self.served))
+        left = largest_distance(compared(prediction, served or self.served))
         return math.inf if math.isnan(left) else left
 
 
@@ -235,6 +240,9 @@ def other_prompts(evidence: Evidence) -> Cause | None:
     ratio = evidence.mean_answer_tokens / evidence.prediction.mean_answer_tokens
     if not 0.75 <= ratio <= 1.33 and math.isfinite(ratio) and ratio < _OTHER_LENGTH:
         why, weight = why + f"; its answers have {ratio:.0%} of the tokens", weight + 0.1
+    if evidence.is_by_place_alone:
+        why = f"{why}; the means agree and the places do not, as of texts of which some are easier and some harder"
+        weight += 0.2
     return Cause(
         "prompts",
         "another chat template, or other prompts",

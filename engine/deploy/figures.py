@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.records.interval import Interval
 from engine.records.served import RoundTotals
 
 Z = 1.96  # standard errors of a 95% interval
+_CHANCE = 0.05  # of calling one place of a proposal different though none is
 _FEWEST_REQUESTS = 8  # fewer vary too little to show how much requests vary
 _MOST_GROUPS = 1000
 Basis = Literal["prompts", "requests", "rounds", "proposed tokens"]
@@ -26,7 +28,10 @@ _Counts = RoundTotals | TextRounds
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. `distance`: served less predicted in standard errors; NaN where either has no interval."""
+    """One figure. `distance`: served less predicted in standard errors; NaN where either has no interval.
+
+    `limit`: the distance that chance allows.
+    """
 
     name: str
     title: str
@@ -34,11 +39,12 @@ class Figure:
     served: Interval
     basis: Basis
     distance: float
+    limit: float = Z
 
     @property
     def agrees(self) -> bool | None:
         """Whether the two are no further apart than chance allows; None if that cannot be said."""
-        return None if math.isnan(self.distance) else abs(self.distance) <= Z
+        return None if math.isnan(self.distance) else abs(self.distance) <= self.limit
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -65,13 +71,46 @@ def headline(prediction: Prediction, served: Served) -> list[Figure]:
 
 
 def by_place(prediction: Prediction, served: Served) -> list[Figure]:
-    """Acceptance at each place of the proposal, over rounds; empty where the server does not count it."""
-    if not served.totals.accepted_at or not served.totals.rounds:
+    """Acceptance at each place of the proposal, over rounds; empty where the server does not count it.
+
+    Of several places one is likely to be off by chance, so what chance allows each is Holm's bound over all of them.
+    """
+    totals = served.totals
+    if not totals.accepted_at or not totals.rounds:
         return []
-    places = min(prediction.gamma, len(served.totals.accepted_at))
-    return _known(
-        [_figure(f"place_{place + 1}", f"token {place + 1} accepted", prediction, served) for place in range(places)]
+    # a server's list may end with the last place that is not 0, and adds up to all accepted tokens
+    listed = len(totals.accepted_at) if totals.accepted is None else prediction.gamma
+    return _holm(
+        _known(
+            [
+                _figure(f"place_{place + 1}", f"token {place + 1} accepted", prediction, served)
+                for place in range(min(prediction.gamma, listed))
+            ]
+        )
     )
+
+
+def compared(prediction: Prediction, served: Served) -> list[Figure]:
+    """All figures that decide whether a server does as predicted: the headline ones, then those by place."""
+    return [*headline(prediction, served), *by_place(prediction, served)]
+
+
+def _holm(figures: Sequence[Figure]) -> list[Figure]:
+    """The figures with the distance that chance allows each, so that it lifts any of them over its own in 5% of cases.
+
+    Holm's procedure: of m figures the furthest apart is tested at 5% / m, the next at 5% / (m - 1), and so on up to the
+    first that agrees, whose bound then holds for the rest. It needs no independence, which places do not have: a
+    token is accepted only after all before it. Source: S. Holm, "A simple sequentially rejective multiple test
+    procedure", Scandinavian Journal of Statistics 6 (1979), 65-70.
+    """
+    tested = sorted((f for f in figures if not math.isnan(f.distance)), key=lambda f: -abs(f.distance))
+    limits, limit, agreed = dict[str, float](), Z, False
+    for rank, figure in enumerate(tested):
+        if not agreed:
+            limit = NormalDist().inv_cdf(1 - _CHANCE / 2 / (len(tested) - rank))
+        agreed = agreed or abs(figure.distance) <= limit
+        limits[figure.name] = limit
+    return [replace(figure, limit=limits.get(figure.name, Z)) for figure in figures]
 
 
 def _known(figures: Sequence[Figure]) -> list[Figure]:
@@ -82,12 +121,28 @@ def _figure(name: str, title: str, prediction: Prediction, served: Served) -> Fi
     texts = list(prediction.rounds.values())
     predicted = bootstrap_ratio(*_columns(name, texts))
     paired = _paired(name, prediction, served)
+    basis: Basis = "prompts"
     if paired is not None:
-        return Figure(name, title, predicted, paired[0], "prompts", paired[1])
-    interval, basis = _served_interval(name, served, prediction.gamma)
-    spread = math.hypot(_error(predicted), _error(interval))
-    apart = interval.value - predicted.value
+        interval, difference = paired
+        apart, spread = difference.value, _error(difference)
+    else:
+        interval, basis = _served_interval(name, served, prediction.gamma)
+        apart, spread = interval.value - predicted.value, math.hypot(_error(predicted), _error(interval))
+    spread = max(spread, _least_error(name, served.totals))  # NaN stays NaN
     return Figure(name, title, predicted, interval, basis, apart / spread if spread else _sign(apart))
+
+
+def _least_error(name: str, totals: RoundTotals) -> float:
+    """The standard error that a share of the rounds has at least, also where it is 0 or 1; 0 for other figures.
+
+    As if rounds were independent, with two more of each kind (A. Agresti and B. Coull, "Approximate is better than
+    'exact'", The American Statistician 52 (1998), 119-126): resampled zeros have no spread at all.
+    """
+    if not name.startswith("place_"):
+        return 0.0
+    count, rounds = _ratio(name, totals)
+    share = (count + 2) / (rounds + 4)
+    return math.sqrt(share * (1 - share) / (rounds + 4))
 
 
 def _columns(name: str, counts: Sequence[_Counts]) -> tuple[list[float], list[float]]:
@@ -112,8 +167,8 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _paired(name: str, prediction: Prediction, served: Served) -> tuple[Interval, float] | None:
-    """The served figure of the very prompts of the prediction and its distance, by prompt; None if they are others."""
+def _paired(name: str, prediction: Prediction, served: Served) -> tuple[Interval, Interval] | None:
+    """The served figure of the prediction's own prompts and its difference by prompt; None if they are others."""
     if not served.prompt_ids or len(served.prompt_ids) != len(served.per_request):
         return None
     pairs = [
@@ -126,9 +181,7 @@ def _paired(name: str, prediction: Prediction, served: Served) -> tuple[Interval
     expected, observed = (_columns(name, [pair[side] for pair in pairs]) for side in (0, 1))
     if not np.isfinite([*observed[0], *observed[1]]).all():
         return None
-    difference = paired_difference(*expected, *observed)
-    error = _error(difference)
-    return bootstrap_ratio(*observed), difference.value / error if error else _sign(difference.value)
+    return bootstrap_ratio(*observed), paired_difference(*expected, *observed)
 
 
 def _served_interval(name: str, served: Served, gamma: int) -> tuple[Interval, Basis]:
@@ -150,12 +203,11 @@ def _round_error(name: str, totals: RoundTotals, gamma: int) -> tuple[float, int
     counted either, there are taken to be as many as gamma makes of the proposed tokens.
     """
     rounds = totals.rounds or (totals.proposed or 0) / gamma
+    if rounds and name.startswith("place_"):
+        return _least_error(name, totals), int(rounds)
     if not rounds or totals.accepted is None:
         return math.nan, int(rounds)
     mean = totals.accepted / rounds
-    if name.startswith("place_"):
-        share = _ratio(name, totals)[0] / rounds
-        return math.sqrt(share * (1 - share) / rounds), int(rounds)
     variance = mean * max(gamma - mean, 0.0)
     if totals.accepted_at and totals.rounds:
         # E[K^2] of K accepted tokens is sum of (2 i - 1) P(K >= i), i from 1
@@ -188,6 +240,6 @@ def _sign(apart: float) -> float:
 
 
 def largest_distance(figures: Sequence[Figure]) -> float:
-    """The largest distance of some figures; NaN where none has one."""
-    distances = [abs(figure.distance) for figure in figures if not math.isnan(figure.distance)]
+    """The largest distance of some figures, on the scale on which chance allows `Z`; NaN where none has one."""
+    distances = [abs(figure.distance) * Z / figure.limit for figure in figures if not math.isnan(figure.distance)]
     return max(distances, default=math.nan)

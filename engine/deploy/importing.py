@@ -14,8 +14,15 @@ from engine.records.interval import Interval
 from engine.records.served import RoundTotals, ServedMeasurement
 
 MOST_REQUESTS = 20_000  # kept one by one
-_MOST_GAMMA = 64
 _SAME = 1e-6
+LIMITS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 10),
+    "gamma": (1, 64),
+    "p-min": (0, 1),
+    "concurrency": (1, 1_000_000),
+    "max-new-tokens": (1, 10_000_000),
+}
+"""Of what is stated and of what is read."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Stated:
 
 def measurement_of(reading: Reading, form: str, stated: Stated, now: datetime | None = None) -> ServedMeasurement:
     """The measurement. Raises DraftbenchError where what is stated is impossible or contradicts the figures."""
-    _check(stated)
+    check_stated(stated)
     server = stated.server or reading.server
     temperature = _agreed("temperature", stated.temperature, reading.temperature)
     gamma = _agreed("gamma", stated.gamma, reading.gamma)
@@ -69,22 +76,22 @@ def measurement_of(reading: Reading, form: str, stated: Stated, now: datetime | 
     return ServedMeasurement.of_values({name: value for name, value in values.items() if value is not None})
 
 
-def _check(stated: Stated) -> None:
+def check_stated(stated: Stated) -> None:
+    """Raise DraftbenchError for what no server and no request has."""
     if stated.server is not None and stated.server not in SERVERS:
         raise refused(f"unknown server {stated.server!r}", "--server names one", did_you_mean(stated.server, SERVERS))
-    limits = (
-        ("temperature", stated.temperature, 0.0, 10.0),
-        ("gamma", stated.gamma, 1, _MOST_GAMMA),
-        ("p-min", stated.p_min, 0.0, 1.0),
-        ("concurrency", stated.concurrency, 1, 1_000_000),
-        ("max-new-tokens", stated.max_new_tokens, 1, 10_000_000),
-    )
-    for name, value, low, high in limits:
-        if value is not None and not low <= value <= high:  # NaN is not either
-            raise refused(f"--{name} is {value:g}", f"it lies between {low:g} and {high:g}", f"correct --{name}")
+    for name in LIMITS:
+        _check_range(name, getattr(stated, name.replace("-", "_")), f"--{name} is", f"correct --{name}")
+
+
+def _check_range(name: str, value: float | None, said: str, fix: str) -> None:
+    low, high = LIMITS[name]
+    if value is not None and not low <= value <= high:  # NaN is not either
+        raise refused(f"{said} {value:g}", f"it lies between {low:g} and {high:g}", fix)
 
 
 def _agreed(name: str, stated: float | None, read: float | None) -> float | None:
+    _check_range(name, read, f"the figures say that {name} is", "take the figures from the server again")
     if stated is not None and read is not None and abs(stated - read) > _SAME:
         raise refused(
             f"--{name} is {stated:g}, the figures say {read:g}",
@@ -100,6 +107,11 @@ def _check_gamma(totals: RoundTotals, gamma: int) -> None:
             f"{totals.proposed:,} tokens were proposed in {totals.rounds:,} rounds",
             f"that is more than {gamma} in each",
             "correct --gamma",
+        )
+    beyond = sum((totals.accepted_at or [])[gamma:])
+    if beyond:
+        raise refused(
+            f"{beyond:,} tokens were accepted at places beyond {gamma}", "a proposal has no more", "correct --gamma"
         )
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from engine.chat.prompt import Message, Tool
+from engine.deploy.readers.prometheus import samples
+from engine.deploy.readers.reading import as_whole, place, seconds
 from engine.deploy.server_process import Program
 from engine.deploy.server_rounds import rule_of
 from engine.deploy.serving import (
@@ -36,9 +38,7 @@ from engine.served.http import Client
 
 _NOT_PARSED = "does not match the expected"
 """What build 10434 answers, with status 500, where a text ends inside a character, as one of three bytes may."""
-_COUNTER = re.compile(
-    r"^llamacpp:spec_decode_(num_drafts|num_accepted_tokens_per_pos)_total(?:\{position=\"(\d+)\"\})? (\S+)$"
-)
+_COUNTERS = "llamacpp:spec_decode_"
 
 
 class LlamaServer:
@@ -110,11 +110,11 @@ class LlamaServer:
         timings = reply.get("timings")
         if not isinstance(timings, dict):
             raise unexpected(where, "timings", timings)
-        milliseconds = timings.get("predicted_ms")
-        if not isinstance(milliseconds, (int, float)):
-            raise unexpected(where, "timings.predicted_ms", milliseconds)
+        taken = seconds(timings, "predicted_ms", where, per_unit=1e-3)
+        if taken is None:
+            raise unexpected(where, "timings.predicted_ms", taken)
         totals = _totals(timings, before, after, len(tokens), where)
-        return ServedAnswer(asked.prompt_id, asked.temperature, tokens, totals, milliseconds / 1000)
+        return ServedAnswer(asked.prompt_id, asked.temperature, tokens, totals, taken)
 
     async def chat_ids(self, client: Client, url: str, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
         """The ids of `/apply-template`, which is the chat route without the answer."""
@@ -141,19 +141,13 @@ async def _counters(client: Client, url: str) -> _Counters:
     text = (await exchange(client, where)).decode("utf-8", "replace")
     rounds: int | None = None
     places: dict[int, int] = {}
-    for line in text.splitlines():
-        match = _COUNTER.match(line)
-        if match is None:
-            continue
-        try:
-            count = int(float(match[3]))
-        except (ValueError, OverflowError):
-            raise unexpected(where, "count", line) from None
-        if match[1] == "num_drafts":
-            rounds = count
-        elif match[2] is not None:
-            places[int(match[2])] = count
-    return _Counters(rounds, [places.get(place, 0) for place in range(max(places, default=-1) + 1)])
+    for (name, labels), value in samples(text, where).items():
+        if name == f"{_COUNTERS}num_drafts":
+            rounds = as_whole(value, f"{where}: {name}")
+        elif name == f"{_COUNTERS}num_accepted_tokens_per_pos":
+            number = place(dict(labels).get("position", ""), f"{where}: position")
+            places[number] = as_whole(value, f"{where}: {name}")
+    return _Counters(rounds, [places.get(number, 0) for number in range(max(places, default=-1) + 1)])
 
 
 def _totals(
@@ -162,13 +156,18 @@ def _totals(
     """The rounds of one request. None without a draft; an answer of one token has a draft, but no round."""
     if after.rounds is None or before.rounds is None or not after.accepted_at:
         return None
+    if len(before.accepted_at) > len(after.accepted_at):
+        raise unexpected(where, "count of a place that it had before", after.accepted_at)
     earlier = before.accepted_at + [0] * (len(after.accepted_at) - len(before.accepted_at))
     totals = RoundTotals(
         requests=1,
-        rounds=after.rounds - before.rounds,
+        rounds=as_whole(after.rounds - before.rounds, f"{where}: the change of {_COUNTERS}num_drafts"),
         proposed=whole(timings.get("draft_n", 0), "timings.draft_n", where),
         accepted=whole(timings.get("draft_n_accepted", 0), "timings.draft_n_accepted", where),
-        accepted_at=[late - early for late, early in zip(after.accepted_at, earlier, strict=True)],
+        accepted_at=[
+            as_whole(late - early, f"{where}: the change of a count by place")
+            for late, early in zip(after.accepted_at, earlier, strict=True)
+        ],
         emitted=emitted,
     )
     if sum(totals.accepted_at or []) != totals.accepted:

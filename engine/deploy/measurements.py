@@ -47,6 +47,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_free(run: Path, name: str) -> None:
+    """Raise DraftbenchError for what is no name, or one that a measurement of the run has."""
+    if os.path.lexists(run / SERVED_FOLDER / check_name(name)):
+        raise DraftbenchError(
+            f"there is a served measurement {name} already",
+            "it is not replaced",
+            "choose another --name, or remove it with `draftbench served remove`",
+        )
+
+
 def new_name(run: Path, server: str, now: datetime | None = None) -> str:
     """A name that is free: the server and the time."""
     stamp = f"{(now or datetime.now(UTC)):%Y%m%d-%H%M%S}"
@@ -62,13 +72,8 @@ def keep(run: Path, name: str, measurement: ServedMeasurement, documents: Sequen
 
     Raises DraftbenchError if there is one of that name.
     """
-    folder = run / SERVED_FOLDER / check_name(name)
-    if os.path.lexists(folder):
-        raise DraftbenchError(
-            f"there is a served measurement {name} already",
-            "it is not replaced",
-            "choose another --name, or remove it with `draftbench served remove`",
-        )
+    check_free(run, name)
+    folder = run / SERVED_FOLDER / name
     left, files = MOST_COPIED_BYTES, []
     for number, document in enumerate(documents, 1):
         kept_as = f"{_RAW}/{number}-{_plain(document.name)}" if len(document.raw) <= left else None

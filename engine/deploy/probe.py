@@ -20,7 +20,7 @@ from engine.chat.messages import for_api
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.config.schema import ServerSpec
 from engine.deploy.detection import METRICS_BYTES, Detected, detect, get, root_of
-from engine.deploy.importing import Stated, measurement_of
+from engine.deploy.importing import Stated, check_stated, measurement_of
 from engine.deploy.probe_counts import ANSWERS, HOW_TO_REPORT, joined, of_answers, of_metrics
 from engine.deploy.readers.documents import Document, document
 from engine.deploy.readers.reading import Located, Reading, refused
@@ -30,8 +30,9 @@ from engine.progress import SILENT, Progress
 from engine.records.served import ServedMeasurement
 from engine.served.client import ChatServer, read_key, without_key
 from engine.served.http import Client
-from engine.served.replies import Reply
+from engine.served.replies import Reply, Unanswered
 from engine.served.requests import request_all
+from engine.served.token_counts import FAR_OFF
 from engine.untrusted import json_text
 
 MOST_PROMPTS = 10_000
@@ -73,6 +74,8 @@ class _Answers:
     bodies: dict[int, bytes] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
     tokens: dict[int, int] = field(default_factory=dict)
+    far_off: int = 0
+    """Answers whose count of tokens is far from their text."""
 
 
 def probe(asked: Asked, progress: Progress = SILENT) -> list[Probed]:
@@ -119,6 +122,7 @@ def _check(asked: Asked) -> None:
         raise refused(f"{len(asked.prompts)} prompts", f"1 to {MOST_PROMPTS:,} can be sent", "give some of them")
     if not asked.temperatures or not all(0 <= value <= 10 for value in asked.temperatures):
         raise refused(f"temperatures {list(asked.temperatures)}", "each lies between 0 and 10", "for example 0,1")
+    check_stated(asked.stated)
     if asked.max_new_tokens < 2:
         raise refused(
             f"answers of {asked.max_new_tokens} tokens", "the first token needs no round", "ask for 2 or more"
@@ -171,7 +175,7 @@ async def _at_temperature(
     reading = of_answers(server, located)
     for attempt in range(_SCRAPES):
         after = await _scrape(client, spec, key, detected)
-        counted = of_metrics(before, after)
+        counted, unread = of_metrics(before, after)
         whole, agree = joined(reading, counted)
         if agree or before is None or attempt + 1 == _SCRAPES:
             break
@@ -179,9 +183,10 @@ async def _at_temperature(
     if whole is None:
         raise refused(
             f"{spec.base_url} answers, and reports nothing of speculation",
-            "neither its answers nor its /metrics have figures of it",
+            unread or "neither its answers nor its /metrics have figures of it",
             HOW_TO_REPORT[server],
         )
+    whole = replace(whole, notes=(*whole.notes, *([unread] if unread else [])))
     measurement = _measurement(whole, asked, detected, server, temperature, answers, failed)
     documents = [document("answers.jsonl", b"\n".join(answers.bodies[i] for i in sorted(answers.bodies)))]
     for name, text in (("metrics-before.txt", before), ("metrics-after.txt", after)):
@@ -203,6 +208,10 @@ async def _ask(
         answers.seconds[place] = time.monotonic() - began.get(place, time.monotonic())
 
     def keep(place: int, reply: Reply) -> None:
+        if reply.count_problem:
+            del answers.bodies[place]  # what it counts of speculation is no surer
+            raise Unanswered(reply.count_problem)
+        answers.far_off += FAR_OFF in reply.noted
         if reply.completion_tokens is not None:
             answers.tokens[place] = reply.completion_tokens
         progress.advance()
@@ -217,7 +226,7 @@ async def _ask(
     progress.finish()
     if not answers.bodies:
         raise refused(
-            f"{spec.base_url} answered none of {len(bodies)} prompts",
+            f"{spec.base_url} gave none of {len(bodies)} prompts an answer that can be used",
             failed[0][1] if failed else "",
             "check the server's log",
         )
@@ -266,7 +275,11 @@ def _measurement(
 ) -> ServedMeasurement:
     notes = list(reading.notes)
     if failed:
-        notes.append(f"{len(failed):,} of {len(asked.prompts):,} prompts got no answer: {failed[0][1][:200]}")
+        notes.append(
+            f"{len(failed):,} of {len(asked.prompts):,} prompts got no answer that can be used: {failed[0][1][:200]}"
+        )
+    if answers.far_off:
+        notes.append(f"in {answers.far_off:,} of {len(answers.bodies):,} answers: {FAR_OFF}; the speed is by its count")
     per_request = reading.per_request if len(reading.per_request) == len(answers.bodies) else ()
     totals = reading.totals
     if totals.requests is None or not reading.per_request:

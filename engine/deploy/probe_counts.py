@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from engine.deploy.readers import llama_cpp, lm_studio, prometheus, sglang, tensorrt_llm, vllm
-from engine.deploy.readers.reading import Located, Reading
+from engine.deploy.readers.reading import Located, Reading, foreign
 from engine.errors import DraftbenchError
 
 ANSWERS = {
@@ -33,22 +33,24 @@ def of_answers(server: str, values: Sequence[Located]) -> Reading | None:
     if not any(module.claims(located.value) for located in values):
         return None
     try:
-        reading: Reading = module.read(values)
-        return reading
+        with foreign("the answers"):
+            reading: Reading = module.read(values)
+            return reading
     except DraftbenchError as error:
         if error.what.endswith("no tokens were proposed"):
             return None
         raise
 
 
-def of_metrics(before: str | None, after: str | None) -> Reading | None:
-    """What was counted between two scrapes; None where nothing was, or it is no Prometheus text."""
+def of_metrics(before: str | None, after: str | None) -> tuple[Reading | None, str]:
+    """What was counted between two scrapes, or None and why; without a reason where there are no metrics at all."""
     if before is None or after is None or not prometheus.claims_text(after):
-        return None
+        return None, ""
     try:
-        return prometheus.read(after, "/metrics after", before, "/metrics before")
-    except DraftbenchError:
-        return None
+        with foreign("/metrics"):
+            return prometheus.read(after, "/metrics after", before, "/metrics before"), ""
+    except DraftbenchError as error:
+        return None, f"/metrics is not read: {error.what}"
 
 
 def joined(answers: Reading | None, metrics: Reading | None) -> tuple[Reading | None, bool]:
@@ -60,7 +62,7 @@ def joined(answers: Reading | None, metrics: Reading | None) -> tuple[Reading | 
     if mine.rounds is not None and counted.rounds is not None:
         same = same and mine.rounds == counted.rounds
     if not same:
-        note = "other requests were served meanwhile: /metrics counts more than the answers, and is not read"
+        note = "other requests were served meanwhile, or answers left out: /metrics is not read, as it counts others"
         return replace(answers, notes=(*answers.notes, note)), False
     whole = mine.model_copy(
         update={

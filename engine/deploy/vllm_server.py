@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.chat.prompt import Message, Tool
+from engine.deploy.readers.reading import draft_tokens
 from engine.deploy.server_process import Program
 from engine.deploy.server_rounds import rule_of
 from engine.deploy.serving import Asked, Deployment, ServedAnswer, exchange_json, ids, unexpected, whole
@@ -129,8 +130,12 @@ def _totals(reply: dict[str, Any], emitted: int, where: str) -> RoundTotals | No
     figures = metrics.get("speculative_decoding") if isinstance(metrics, dict) else None
     if figures is None:
         return None
+    if not isinstance(figures, dict):
+        raise unexpected(where, "metrics.speculative_decoding", figures)
     kept = ids(figures.get("per_step_accepted"), "per_step_accepted", where)
-    gamma = whole(figures.get("num_spec_tokens"), "num_spec_tokens", where)
+    gamma = draft_tokens(figures, "num_spec_tokens", where)
+    if gamma is None:
+        raise unexpected(where, "num_spec_tokens", None)
     totals = RoundTotals(
         requests=1,
         rounds=whole(figures.get("num_spec_steps"), "num_spec_steps", where),

@@ -18,7 +18,7 @@ from pydantic import Discriminator, Field, TypeAdapter, ValidationError, model_v
 from engine.fileio import append_line, json_object, read_bounded
 from engine.records import files
 from engine.records.provenance import Source
-from engine.records.record import Document, Part, Real, Text, Whole
+from engine.records.record import Count, Document, Part, Real, Text, Whole
 
 FILE = files.EVENTS
 MOST_BYTES = 32_000_000  # some 200,000 optimiser steps
@@ -136,7 +136,7 @@ class StreamedQuery(_AtStep):
     emitted: Whole | None = None
     rounds: Whole | None = None
     drafted: Whole | None = None
-    accepted: Annotated[Whole, Field(ge=0)]
+    accepted: Count
     examined: Whole
     """Positions at which the target judged a drafted token."""
     expected: Real = math.nan

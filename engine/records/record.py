@@ -37,6 +37,8 @@ Real = Annotated[float, BeforeValidator(_real)]
 """A number that may be undefined: NaN here, also for an infinity; null in the file, since JSON has neither."""
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """A whole number of 64 bits, as the index holds it."""
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""A whole number from 0 on."""
 Text = Annotated[str, Field(max_length=20_000)]
 Time = Annotated[Text, AfterValidator(_time)]
 """A time in ISO 8601; UTC if it names no zone."""

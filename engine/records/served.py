@@ -9,7 +9,7 @@ from typing import ClassVar
 from engine.catalogue import Proposals
 from engine.numbers import number
 from engine.records.interval import Interval
-from engine.records.record import Part, Real, Record, Text, Time, Whole
+from engine.records.record import Count, Part, Real, Record, Text, Time, Whole
 
 SERVED_FOLDER = "served"
 """In a run's folder: a folder for each served measurement."""
@@ -23,13 +23,13 @@ class RoundTotals(Part):
     reading the prompt, which yields the first token of an answer, or the last token where no more fit.
     """
 
-    requests: Whole | None = None
-    rounds: Whole | None = None
-    proposed: Whole | None = None
-    accepted: Whole | None = None
-    accepted_at: list[Whole] | None = None
+    requests: Count | None = None
+    rounds: Count | None = None
+    proposed: Count | None = None
+    accepted: Count | None = None
+    accepted_at: list[Count] | None = None
     """By place in the proposal, the first one first: rounds in which that token was accepted."""
-    emitted: Whole | None = None
+    emitted: Count | None = None
     """Tokens of the answers, the target's own included."""
 
     @property

@@ -27,9 +27,9 @@ from engine.records.capture import AnswerSignal
 from engine.served.likeliest import encode_likeliest
 from engine.served.logprobs import TokenBytes, certain_ids, encode_logprobs, text_of
 from engine.served.replies import Reply, Unanswered
+from engine.served.token_counts import FAR_OFF, far_from_tokens
 
 _NO_SIGNAL = torch.zeros(0, dtype=torch.uint8)
-_FACTOR, _SLACK = 2, 32  # token counts that differ by less may be another way to split the same text
 _MAX_SHOWN_ID = 10**12
 
 
@@ -218,12 +218,7 @@ def _normal(call: Mapping[str, Any]) -> ToolCall:
 
 
 def _contradiction(tokens: int, reply: Reply) -> tuple[str, ...]:
-    """Note a server's count that is far from the number of tokens; the end of turn may or may not be counted."""
-    counted = reply.completion_tokens
-    if counted is None:
-        return ()
-    few, many = sorted((counted, tokens))
-    return ("another count of tokens than the answer has",) if many > _FACTOR * few + _SLACK else ()
+    return (FAR_OFF,) if far_from_tokens(reply.completion_tokens, tokens) else ()
 
 
 def _without_surrogates(text: str) -> str:

@@ -10,19 +10,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from engine.chat.messages import kind
 from engine.served.finish_reasons import API, ending_of
 from engine.served.reply_tokens import ReplyToken, is_count, read_reply_tokens
+from engine.served.token_counts import FAR_OFF, far_from_text, far_from_tokens, impossible, misses_text
 from engine.untrusted import json_text
 
 __all__ = ["Reply", "ReplyToken", "Retry", "Unanswered", "read_reply"]
 
 Shown = Callable[[object], str]
-_TOKENS_WITHOUT_TEXT = 8  # such as an end of turn, which a server counts and does not write
-_TOKENS_OF_CALLS = 64  # the same for the marks around calls, and what a parser leaves out of them
 _WORD_CHARACTERS = 60
 _A_WORD = re.compile(r"[\w.:-]{1,40}")
 _REASONING = re.compile(r"reasoning|think|thought|chain_of")  # LiteLLM's thinking_blocks, SGLang's reasoning_content
@@ -43,6 +42,9 @@ class Reply:
     tokens: list[ReplyToken] = field(default_factory=list)
     """With log-probabilities, if they were asked for and the server sends them."""
     completion_tokens: int | None = None
+    """The server's own count; None if it sends none, or one that cannot be."""
+    count_problem: str = ""
+    """Why its count cannot be, such as 0 tokens beside a text."""
     noted: tuple[str, ...] = ()
     """Deviations from the API, in words to be counted."""
     server: str = ""
@@ -93,9 +95,13 @@ def _reply(body: Any, shown: Shown, request: Mapping[str, Any]) -> Reply:
     message = _message(choice)
     usage = _object(body.get("usage"))
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    prompt_tokens, completion_tokens = (count if is_count(count) else None for count in counts)
-    finish_reason, deviations = _finish(choice, completion_tokens, request, shown)
+    prompt_tokens, counted = (count if is_count(count) else None for count in counts)
     text, parts = _text(message.get("content"), shown)
+    has_answer = bool(text or message.get("tool_calls") or message.get("function_call"))
+    allowed = request.get("max_tokens")
+    count_problem = impossible(counted, has_answer=has_answer, allowed=allowed if is_count(allowed) else None)
+    completion_tokens = None if count_problem else counted
+    finish_reason, deviations = _finish(choice, completion_tokens, request, shown)
     reply = Reply(
         text,
         finish_reason,
@@ -105,10 +111,24 @@ def _reply(body: Any, shown: Shown, request: Mapping[str, Any]) -> Reply:
         prompt_tokens=prompt_tokens,
         tokens=read_reply_tokens(_object(choice.get("logprobs")).get("content")),
         completion_tokens=completion_tokens,
+        count_problem=count_problem,
         noted=(*deviations, *parts, *_other_speaker(message, shown), *_other_model(body, request, shown)),
     )
-    _refuse_missing_text(reply, message, shown)
-    return reply
+    _refuse_missing_text(reply, counted, message, shown)
+    return replace(reply, noted=(*reply.noted, *_count_remarks(reply)))
+
+
+def _count_remarks(reply: Reply) -> Iterator[str]:
+    """What is to be said of the server's count of tokens."""
+    if reply.count_problem:
+        yield reply.count_problem
+    tokens = len(reply.token_ids or reply.tokens)
+    if (
+        far_from_tokens(reply.completion_tokens, tokens)
+        if tokens
+        else far_from_text(reply.completion_tokens, _size(reply))
+    ):
+        yield FAR_OFF
 
 
 def _choice(body: Any, shown: Shown) -> Mapping[str, Any]:
@@ -205,7 +225,12 @@ def _other_model(body: Mapping[str, Any], request: Mapping[str, Any], shown: Sho
         yield f"answered as model {shown(repr(name))[:_WORD_CHARACTERS]}"
 
 
-def _refuse_missing_text(reply: Reply, message: Mapping[str, Any], shown: Shown) -> None:
+def _size(reply: Reply) -> int:
+    """Bytes of an answer's text and calls."""
+    return len(reply.text.encode("utf-8", "replace")) + sum(len(_as_json(call)) for call in reply.tool_calls)
+
+
+def _refuse_missing_text(reply: Reply, counted: int | None, message: Mapping[str, Any], shown: Shown) -> None:
     """Raise Unanswered for a refusal, and Retry if the text is missing or too short for the number of tokens.
 
     A token has at least one byte, so an answer of 57 tokens is neither "" nor "yes". Empty content is an answer if
@@ -217,15 +242,13 @@ def _refuse_missing_text(reply: Reply, message: Mapping[str, Any], shown: Shown)
         raise Unanswered(f"the server refuses: {shown(words)} (not retried)")
     if reply.token_ids is not None or reply.reasoning:
         return
-    counted = reply.completion_tokens
     if not (reply.text or reply.tool_calls):
         content = message.get("content")
         may_be_empty = content == "" if counted is None else counted in (0, 1) and content in (None, "")
         if not (reply.finish_reason == "stop" and may_be_empty):
             raise Retry("an answer without text" + (f", of {counted} tokens" if counted else ""))
-    size = len(reply.text.encode("utf-8", "replace")) + sum(len(_as_json(call)) for call in reply.tool_calls)
-    most_tokens = size + _TOKENS_WITHOUT_TEXT + (_TOKENS_OF_CALLS if reply.tool_calls else 0)
-    if counted is not None and counted > most_tokens:
+    size = _size(reply)
+    if counted is not None and misses_text(counted, size, has_calls=bool(reply.tool_calls)):
         raise Retry(f"an answer of {counted} tokens with {size} bytes of text: a part of it is missing")
 
 

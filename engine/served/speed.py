@@ -27,6 +27,7 @@ from engine.records.speed import Speed
 from engine.records.summary import Conditions, Served, Summary
 from engine.served.client import ChatServer, read_key
 from engine.served.replies import Unanswered
+from engine.served.token_counts import FAR_OFF
 
 _WARM_UP_TOKENS = 4
 
@@ -36,7 +37,8 @@ def measure_server(
 ) -> tuple[Measured, list[str]]:
     """Time the server on the first `settings.speed_prompts` prompts, after one request that is not counted.
 
-    Also returns why prompts were left out: no answer at the first attempt, or no count of its tokens. Raises
+    Also returns why prompts were left out: no answer at the first attempt, or no count of its tokens that can
+    be. Raises
     DraftbenchError if none is left.
     """
     asked = prompts[: settings.speed_prompts]
@@ -72,6 +74,7 @@ async def _time(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     rows: list[dict[str, Any]] = []
     left_out: list[str] = []
+    far_off = 0
     once = server.model_copy(update={"attempts": 1, "concurrency": 1})  # a second attempt would count the first's time
     async with ChatServer(once, read_key(once), note=progress.note) as chat:
         try:
@@ -90,11 +93,15 @@ async def _time(
                 if reply.completion_tokens:
                     row = {"prompt_id": prompt.id, "way": "served", "tokens": reply.completion_tokens}
                     rows.append({**row, "seconds": seconds})
+                    far_off += FAR_OFF in reply.noted
                 else:
-                    left_out.append(f"{prompt.id}: the server does not say how many tokens it wrote")
+                    why = reply.count_problem or "the server does not say how many tokens it wrote"
+                    left_out.append(f"{prompt.id}: {why}")
             progress.advance(1)
             progress.stop_if_asked()
     progress.finish()
+    if far_off:
+        progress.note(f"in {far_off} of {len(rows)} timed answers: {FAR_OFF}; the speed is by the server's count")
     return rows, left_out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,6 +14,7 @@ from engine.runs.folder import RunFolder
 from workbench.shared import chart_parts, queries, theme, ui
 
 if TYPE_CHECKING:
+    from engine.deploy.figures import Figure
     from engine.deploy.measurements import Kept
     from engine.deploy.verdict import Verdict
 
@@ -31,6 +31,11 @@ _COLUMNS: dict[str, Any] = {
     "predicted": _COLUMN.TextColumn("Predicted [95% interval]"),
     "served": _COLUMN.TextColumn("Served [95% interval]"),
     "apart": _COLUMN.TextColumn("Standard errors apart"),
+    "limit": _COLUMN.TextColumn(
+        "Chance allows",
+        help="More than this is called a difference. Of several places one is off sooner, so each "
+        "may be further apart (Holm's correction).",
+    ),
 }
 
 
@@ -104,19 +109,27 @@ def _verdict(run: RunFolder, kept: Kept) -> Verdict:
 
 
 def figures(verdict: Verdict) -> pd.DataFrame:
-    """A row per figure: figure, predicted, served, apart."""
+    """A row per figure: figure, predicted, served, how far apart they are and may be by chance."""
     return pd.DataFrame(
         [
             {
                 "figure": figure.title,
                 "predicted": interval(figure.predicted),
                 "served": interval(figure.served),
-                "apart": f"{figure.distance:+.1f}" if math.isfinite(figure.distance) else "–",
+                "apart": _apart(figure),
+                "limit": f"{figure.limit:.1f}",
             }
             for figure in (*verdict.figures, *verdict.places)
         ],
         columns=list(_COLUMNS),
     )
+
+
+def _apart(figure: Figure) -> str:
+    """'+0.4', '-3.7, differs'; '–' where it cannot be said."""
+    if figure.agrees is None:
+        return "–"
+    return f"{figure.distance:+.1f}" + ("" if figure.agrees else ", differs")
 
 
 def by_place(verdict: Verdict, tone: str) -> go.Figure:

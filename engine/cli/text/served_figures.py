@@ -86,12 +86,15 @@ def _print(name: str, measurement: ServedMeasurement | None, problem: str, verdi
     for sentence in verdict.taken:
         console.line(f"  taken for granted: {sentence}")
     rows = [
-        [figure.title, console.rate(figure.predicted), console.rate(figure.served), f"{figure.distance:+.1f}"]
+        [
+            *(figure.title, console.rate(figure.predicted), console.rate(figure.served)),
+            *(f"{figure.distance:+.1f}", f"{figure.limit:.1f}"),
+        ]
         for figure in (*verdict.figures, *verdict.places)
     ]
     if rows:
         bases = {_BASES[figure.basis] for figure in verdict.figures}
-        console.table("", ["", "predicted", "served", "standard errors apart"], rows)
+        console.table("", ["", "predicted", "served", "standard errors apart", "chance allows"], rows)
         console.line(f"  intervals: predicted over prompts, served {' and '.join(sorted(bases))}")
     console.line(f"{verdict.outcome}: {verdict.sentence}")
     for place, cause in enumerate(verdict.causes[:_SHOWN_CAUSES], 1):

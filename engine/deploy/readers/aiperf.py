@@ -12,18 +12,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.deploy.readers.reading import (
-    MOST_PLACES,
     Located,
     Reading,
     as_whole,
+    brief,
     check_rate,
     checked,
+    draft_tokens,
     of_histogram,
     optional_whole,
     part,
+    place,
     refused,
     the_gamma,
     unread,
+    unsaid,
     whole,
     without_figures,
     words,
@@ -62,6 +65,7 @@ def read(values: Sequence[Located]) -> Reading:
         gammas.append(gamma)
         engines.add(words(record, "engine") or "unknown")
         notes += [note for note in unread(record, _KNOWN, "spec_decode_acceptance") if note not in notes]
+    notes += unsaid(gammas, "num_spec_tokens")
     if len(engines) > 1:
         raise refused(
             f"{reporting[0].where}: records of {', '.join(sorted(engines))}",
@@ -90,7 +94,7 @@ def _request(record: Mapping[str, Any], where: str) -> tuple[RoundTotals, int | 
     rounds, proposed, accepted = (
         whole(record, name, where) for name in ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens")
     )
-    gamma = optional_whole(record, "num_spec_tokens", where)
+    gamma = draft_tokens(record, "num_spec_tokens", where)
     check_rate(record.get("mean_acceptance_length"), accepted, rounds, f"{where}: mean_acceptance_length", plus=1.0)
     check_rate(record.get("draft_acceptance_rate"), accepted, proposed, f"{where}: draft_acceptance_rate")
     places = of_histogram(_dense(record.get("acceptance_histogram"), gamma, where), rounds, accepted, where)
@@ -109,12 +113,10 @@ def _dense(histogram: Any, gamma: int | None, where: str) -> list[int]:
     """A histogram without empty numbers -> a list from 0 on."""
     if not isinstance(histogram, Mapping):
         raise refused(f"{where}: acceptance_histogram is no object", "it maps accepted tokens to steps")
-    counts: dict[int, int] = {}
-    for name, count in histogram.items():
-        if not str(name).isascii() or not str(name).isdecimal() or int(str(name)[:9]) > MOST_PLACES:
-            raise refused(
-                f"{where}: acceptance_histogram has the key {str(name)[:40]!r}", "a key is a number of tokens"
-            )
-        counts[int(name)] = as_whole(count, f"{where}: acceptance_histogram[{name}]")
+    named = f"{where}: acceptance_histogram"
+    counts = {
+        place(str(name), f"a key of {named}"): as_whole(count, f"{named}[{brief(name)}]")
+        for name, count in histogram.items()
+    }
     most = max([*counts, gamma or 0])
-    return [counts.get(place, 0) for place in range(most + 1)]
+    return [counts.get(number, 0) for number in range(most + 1)]

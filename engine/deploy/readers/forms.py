@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.deploy.readers import aiperf, llama_cpp, lm_studio, prometheus, sglang, tensorrt_llm, vllm, vllm_bench
 from engine.deploy.readers.documents import MOST_RECORDS, Document, read_document
-from engine.deploy.readers.reading import Located, Reading, refused
+from engine.deploy.readers.reading import Located, Reading, brief, choices, contradiction, foreign, part, refused, words
 from engine.errors import did_you_mean
+from engine.served.token_counts import FAR_OFF, far_from_text, impossible
 
 _MOST_FILES = 1_000
+_TWICE = "counted twice, the same answers would look like more evidence than there is"
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,72 @@ def read_documents(
             "import each on its own",
         )
     if texts:
-        return _of_text(documents, form, model)
+        with foreign(texts[0].name):
+            return _of_text(documents, form, model)
+    _refuse_same_files(documents)
     values = [located for item in documents for located in item.objects or []]
     if len(values) > MOST_RECORDS:
         raise refused(f"{len(values):,} records", f"at most {MOST_RECORDS:,} are read", "give some of the files")
-    chosen = _recognised(values, form)
-    assert chosen.read is not None
-    return chosen.read(values), chosen.name
+    with foreign(documents[0].name):
+        chosen = _recognised(values, form)
+        assert chosen.claims is not None
+        assert chosen.read is not None
+        answers = [located for located in values if chosen.claims(located.value)]
+        _refuse_same_answers(answers)
+        return _beside_text(chosen.read(values), answers), chosen.name
+
+
+def _refuse_same_files(documents: Sequence[Document]) -> None:
+    """Raise DraftbenchError for two files of the same content."""
+    seen: dict[bytes, str] = {}
+    for item in documents:
+        if item.raw in seen:
+            what = f"{item.name} has the same content as {seen[item.raw]}"
+            raise refused(what, _TWICE, "give each file once")
+        seen[item.raw] = item.name
+
+
+def _refuse_same_answers(values: Sequence[Located]) -> None:
+    """Raise DraftbenchError for two answers of one id; only those with figures, since pieces of a stream share one."""
+    seen: dict[str, str] = {}
+    for value, where in values:
+        name = (
+            words(value, "id")
+            or words(part(value, "meta_info"), "id")
+            or words(part(value, "metadata"), "x_request_id")
+        )
+        if name is None:
+            continue
+        if name in seen:
+            raise refused(
+                f"{where} has the id of {seen[name]}: {brief(name)}",
+                _TWICE,
+                "give each answer once, of a streamed one its last piece; if the server gives all answers one id, "
+                "take the ids out",
+            )
+        seen[name] = where
+
+
+def _beside_text(reading: Reading, answers: Sequence[Located]) -> Reading:
+    """The reading, after comparing each answer's count of tokens with its text, where the answer holds one."""
+    if len(reading.per_request) != len(answers):
+        return reading
+    far = 0
+    for (value, where), request in zip(answers, reading.per_request, strict=True):
+        size = len(_text(value).encode("utf-8", "replace"))
+        if impossible(request.emitted, has_answer=size > 0, allowed=None):
+            raise contradiction(where, f"{request.emitted} tokens are counted", f"{size:,} bytes of text were written")
+        far += far_from_text(request.emitted, size)
+    if not far:
+        return reading
+    note = f"in {far:,} of {len(answers):,} answers: {FAR_OFF}; the speed is by its count"
+    return replace(reading, notes=(*reading.notes, note))
+
+
+def _text(answer: Mapping[str, Any]) -> str:
+    """The text of an answer of any server; "" where it has none, as the last piece of a stream."""
+    parts = [answer.get("text"), *(part(choice, "message").get("content") for choice in choices(answer))]
+    return "".join(text for text in parts if isinstance(text, str))
 
 
 def _of_text(documents: Sequence[Document], form: str | None, model: str | None) -> tuple[Reading, str]:

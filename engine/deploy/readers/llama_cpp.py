@@ -17,13 +17,17 @@ from typing import Any
 from engine.deploy.readers.reading import (
     Located,
     Reading,
+    brief,
     checked,
     contradiction,
     one_of,
     optional_whole,
     part,
+    quantity,
     refused,
     seconds,
+    the_temperature,
+    unsaid,
     whole,
     words,
 )
@@ -33,12 +37,14 @@ _SPECULATION_OFF = (
     "none of the answers has a proposal in it",
     "start llama-server with a draft: -md DRAFT.gguf --spec-type draft-simple",
 )
+_TORN = "the log is torn there: figures of a part would look like all"
+_FIGURES = re.compile(r"draft acceptance(?: rate)? = ")
 _LINE = re.compile(
-    r"draft acceptance(?: rate)? = +(?P<rate>[\d.]+) \( *(?P<accepted>\d{1,15}) accepted / *(?P<proposed>\d{1,15}) "
-    r"generated\)(?:, mean len = +(?P<length>[\d.]+))?"
+    r"draft acceptance(?: rate)? = +(?P<rate>\S+) \( *(?P<accepted>\S+) accepted / *(?P<proposed>\S+) generated\)"
 )
 _TASK = re.compile(r"id +(?P<slot>\d+) \| task (?P<task>-?\d+) \|")
-_EVAL = re.compile(r"(?<!prompt )eval time = +(?P<ms>[\d.]+) ms / +(?P<tokens>\d{1,15}) tokens")
+_EVAL = re.compile(r"(?<!prompt )eval time = +(?P<ms>\S+) ms / +(?P<tokens>\S+) tokens")
+_COUNT, _NUMBER = re.compile(r"[0-9]{1,15}"), re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 _RATE_DIGITS = 5e-5  # of the rate as it is printed
 
 
@@ -53,13 +59,13 @@ def claims_text(text: str) -> bool:
 
 
 def read(values: Sequence[Located]) -> Reading:
-    """The figures of some answers; of a streamed one the last chunk counts. Raises DraftbenchError."""
+    """The figures of some answers; a streamed one is its last chunk. Raises DraftbenchError."""
     reporting = [located for located in values if claims(located.value)]
     requests, speeds = [], []
     for value, where in reporting:
         timings = part(value, "timings")
         emitted = whole(timings, "predicted_n", where)
-        if ("draft_n" in timings) != ("draft_n_accepted" in timings):
+        if (timings.get("draft_n") is None) != (timings.get("draft_n_accepted") is None):
             raise contradiction(where, "one of draft_n and draft_n_accepted is there", "the other one is not")
         proposed, accepted = (optional_whole(timings, name, where) or 0 for name in ("draft_n", "draft_n_accepted"))
         totals = RoundTotals(requests=1, proposed=proposed, accepted=accepted, emitted=emitted)
@@ -70,21 +76,20 @@ def read(values: Sequence[Located]) -> Reading:
     silent = sum(not totals.proposed for totals in requests)
     if silent == len(requests):
         raise refused(f"{reporting[0].where}: no tokens were proposed", *_SPECULATION_OFF)
-    temperatures = {
-        setting.get("temperature") for value, _ in reporting if (setting := part(value, "generation_settings"))
-    }
+    temperatures = [quantity(part(value, "generation_settings"), "temperature", where) for value, where in reporting]
     return Reading(
         "llama.cpp",
         "llama-server's answers, timings",
         added(requests),
         tuple(requests),
-        temperature=_one_number(temperatures),
+        temperature=the_temperature(temperatures, reporting[0].where),
         model=one_of([words(value, "model") for value, _ in reporting]),
         version=one_of([words(value, "system_fingerprint") for value, _ in reporting]),
         prompt_tokens=_prompt_tokens(reporting),
         seconds_by_request=tuple(speeds),
         notes=(
             *_left_out(len(values) - len(reporting), len(values)),
+            *unsaid(temperatures, "the temperature"),
             *([f"in {silent:,} of {len(requests):,} answers nothing was proposed"] if silent else []),
             "rounds are not in llama-server's answers, so there are no tokens per round and no acceptance by place: "
             "its /metrics has both",
@@ -96,21 +101,24 @@ def read_text(text: str, where: str) -> Reading:
     """The figures of a log. A line of figures belongs to the slot and task that it names. Raises DraftbenchError."""
     requests, speeds, sizes = [], [], {}
     for number, line in enumerate(text.splitlines(), 1):
+        here = f"{where}, line {number}"
         task = _TASK.search(line)
         key = (task["slot"], task["task"]) if task else None
         if timed := _EVAL.search(line):
-            sizes[key] = (int(timed["tokens"]), float(timed["ms"]) / 1000)
+            tokens, ms = _number(timed["tokens"], _COUNT, here), _number(timed["ms"], _NUMBER, here)
+            sizes[key] = (int(tokens), ms / 1000)
+        if not _FIGURES.search(line):
+            continue
         figures = _LINE.search(line)
         if figures is None:
-            continue
-        accepted, proposed = int(figures["accepted"]), int(figures["proposed"])
-        if proposed and abs(accepted / proposed - float(figures["rate"])) > _RATE_DIGITS:
-            raise contradiction(
-                f"{where}, line {number}", f"a rate of {figures['rate']}", f"{accepted} accepted of {proposed}"
-            )
+            raise refused(f"{here} breaks off within its figures", _TORN)
+        accepted, proposed = (int(_number(figures[name], _COUNT, here)) for name in ("accepted", "proposed"))
+        rate = _number(figures["rate"], _NUMBER, here)
+        if proposed and abs(accepted / proposed - rate) > _RATE_DIGITS:
+            raise contradiction(here, f"a rate of {rate:g}", f"{accepted} accepted of {proposed}")
         emitted, taken = sizes.pop(key, (None, None)) if key else (None, None)
         totals = RoundTotals(requests=1, proposed=proposed, accepted=accepted, emitted=emitted)
-        requests.append(checked(totals, f"{where}, line {number}"))
+        requests.append(checked(totals, here))
         if emitted and taken:
             speeds.append((emitted, taken))
     return Reading(
@@ -127,9 +135,11 @@ def _left_out(count: int, of: int) -> list[str]:
     return [f"{count:,} of {of:,} records have no timings and are left out"] if count else []
 
 
-def _one_number(values: set[Any]) -> float | None:
-    numbers = {float(value) for value in values if isinstance(value, (int, float))}
-    return numbers.pop() if len(numbers) == 1 else None
+def _number(text: str, pattern: re.Pattern[str], where: str) -> float:
+    """A number as the log prints it. Raises DraftbenchError for a torn one."""
+    if not pattern.fullmatch(text):
+        raise refused(f"{where}: {brief(text)} is no number", _TORN)
+    return float(text)
 
 
 def _prompt_tokens(values: Sequence[Located]) -> int | None:

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from engine.deploy.readers.reading import MOST_PLACES, Reading, as_whole, checked, contradiction, refused
+from engine.deploy.readers.reading import Reading, as_whole, brief, checked, contradiction, place, refused
 from engine.errors import did_you_mean
 from engine.records.served import RoundTotals
 
@@ -30,6 +30,7 @@ _SAMPLE = re.compile(
     r'(?:\{(?P<labels>(?:[^"{}]|"(?:[^"\\]|\\.)*")*)\})?'
     r"[ \t]+(?P<value>[^ \t#]+)(?:[ \t]+-?\d+(?:\.\d+)?)?(?:[ \t]+#.*)?[ \t]*"
 )
+_VALUE = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?i:nan|inf(?:inity)?)")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"[ \t]*(?:,[ \t]*|$)')
 _ESCAPES = {"\\n": "\n", '\\"': '"', "\\\\": "\\"}
 _MODEL_LABELS = ("model_name", "model")
@@ -146,7 +147,7 @@ def samples(text: str, where: str) -> dict[Series, float]:
         value = _number(match["value"]) if match else None
         if match is None or value is None:
             raise refused(
-                f"{where}, line {number} is no sample: {line[:60]!r}", "the text is torn or is none of Prometheus"
+                f"{where}, line {number} is no sample: {brief(line)}", "the text is torn or is none of Prometheus"
             )
         if match["name"].endswith("_created"):
             continue
@@ -157,15 +158,12 @@ def samples(text: str, where: str) -> dict[Series, float]:
         if len(read) > _MOST_SERIES:
             raise refused(f"{where} has more than {_MOST_SERIES:,} series", "a server has some hundreds")
     if lines and not text.endswith("\n") and "spec_" in lines[-1]:
-        raise refused(f"{where} ends within {lines[-1][:60]!r}", "the last number may be cut off")
+        raise refused(f"{where} ends within {brief(lines[-1])}", "the last number may be cut off")
     return read
 
 
 def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    return float(text) if _VALUE.fullmatch(text) else None
 
 
 def _labels(text: str | None, where: str) -> Iterable[tuple[str, str]]:
@@ -173,7 +171,7 @@ def _labels(text: str | None, where: str) -> Iterable[tuple[str, str]]:
     while text and place < len(text.rstrip(", \t")):
         match = _LABEL.match(text, place)
         if match is None:
-            raise refused(f"{where}: labels {text[:60]!r} cannot be read", "the text is torn or is none of Prometheus")
+            raise refused(f"{where}: labels {brief(text)} cannot be read", "the text is torn or is none of Prometheus")
         yield match[1], re.sub(r"\\[n\"\\]", lambda escape: _ESCAPES[escape[0]], match[2])
         place = match.end()
 
@@ -266,15 +264,14 @@ def _places(change: Mapping[Series, int], prefix: str, counter: str, label: str,
     """A counter by place in the proposal, from the first one; None where the server has none."""
     counts: dict[int, int] = {}
     for (name, labels), value in change.items():
-        place = dict(labels).get(label)
-        if name != f"{prefix}{counter}" or not counter or place is None:
+        written = dict(labels).get(label)
+        if name != f"{prefix}{counter}" or not counter or written is None:
             continue
-        if not place.isascii() or not place.isdecimal() or int(place[:9]) >= MOST_PLACES:
-            raise refused(f"{where}: {label}={place[:40]!r}", "a place in a proposal is a number from 0 on")
-        counts[int(place)] = counts.get(int(place), 0) + value
+        number = place(written, f"{where}: {label}")
+        counts[number] = counts.get(number, 0) + value
     if counts and sorted(counts) != list(range(len(counts))):
         raise refused(f"{where}: places {sorted(counts)[:12]} of {counter}", "one of those before the last is missing")
-    return [counts[place] for place in sorted(counts)] or None
+    return [counts[number] for number in sorted(counts)] or None
 
 
 def _totals(change: Mapping[Series, int], names: _Names, where: str) -> tuple[RoundTotals, int | None]:

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import reprlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from engine.errors import DraftbenchError
+from engine.errors import DraftbenchError, boundary
+from engine.numbers import is_number
 from engine.records.served import RoundTotals
 
 MOST_PLACES = 1_000  # tokens of one proposal: more is no speculation
 _MOST = 2**53  # JSON numbers are exact up to here
+_MOST_SECONDS, _MOST_TOKENS = 1e9, 2**31  # of one answer
 _CLOSE = 1e-3  # between a rate as printed and the same from its counts
+_PLACE = re.compile(r"0|[1-9][0-9]{0,3}")  # one spelling for each number, so that no two keys are the same place
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring = 2, 60
+_Setting = TypeVar("_Setting", int, float)
 
 
 class Located(NamedTuple):
@@ -50,14 +59,19 @@ def refused(what: str, why: str, fix: str = "take the figures from the server ag
     return DraftbenchError(what, why, fix)
 
 
+def foreign(where: str) -> AbstractContextManager[None]:
+    """The boundary around a reader: what it does not expect of a document is refused, and never a traceback."""
+    return boundary(
+        f"{where} cannot be read",
+        "take the figures from the server again, or import another form of them",
+        "its figures are not of the documented form",
+    )
+
+
 def whole(values: Mapping[str, Any], name: str, where: str) -> int:
     """A count of a JSON object. Raises DraftbenchError if it is missing, negative, or no whole number."""
     if name not in values:
-        raise refused(
-            f"{where} has no {name}",
-            "the figures are those of another version of the server, or a part of them is missing",
-            "see `draftbench served import --help` for the forms that can be read",
-        )
+        raise missing(where, name)
     return as_whole(values[name], f"{where}: {name}")
 
 
@@ -68,20 +82,41 @@ def optional_whole(values: Mapping[str, Any], name: str, where: str) -> int | No
 
 def as_whole(value: Any, named: str) -> int:
     """A number of JSON or of Prometheus as a count. Raises DraftbenchError for anything else."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value != int(value) or not 0 <= value <= _MOST:
-        raise refused(f"{named} is {_brief(value)}", "a count is a whole number from 0 on")
+    if not is_number(value) or value != int(value) or not 0 <= value <= _MOST:
+        raise refused(f"{named} is {brief(value)}", "a count is a whole number from 0 on")
     return int(value)
+
+
+def draft_tokens(values: Mapping[str, Any], name: str, where: str) -> int | None:
+    """gamma of a JSON object; None where it is missing or null. Raises DraftbenchError for what no proposal has."""
+    count = optional_whole(values, name, where)
+    if count is not None and not 1 <= count <= MOST_PLACES:
+        raise refused(f"{where}: {name} is {count}", f"a proposal has 1 to {MOST_PLACES:,} tokens")
+    return count
+
+
+def place(text: str, named: str) -> int:
+    """The number of a place in a proposal, as it stands in a key or a label: '0', '3'."""
+    if not _PLACE.fullmatch(text) or int(text) > MOST_PLACES:
+        raise refused(f"{named} is {brief(text)}", f"it must be a whole number from 0 to {MOST_PLACES:,}")
+    return int(text)
+
+
+def quantity(values: Mapping[str, Any], name: str, where: str, most: float = math.inf) -> float | None:
+    """A number of a JSON object from 0 on; None where it is missing or null. Raises DraftbenchError."""
+    value = values.get(name)
+    if value is None:
+        return None
+    if not is_number(value) or not 0 <= value <= most:
+        upper = f"from 0 to {most:g}" if math.isfinite(most) else "from 0 on"
+        raise refused(f"{where}: {name} is {brief(value)}", f"it must be a number {upper}")
+    return float(value)
 
 
 def seconds(values: Mapping[str, Any], name: str, where: str, *, per_unit: float = 1.0) -> float | None:
     """A duration of a JSON object in seconds; None where it is missing or null."""
-    value = values.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise refused(f"{where}: {name} is {_brief(value)}", "a duration is a number from 0 on")
-    return value * per_unit
+    taken = quantity(values, name, where, _MOST_SECONDS / per_unit)
+    return None if taken is None else taken * per_unit
 
 
 def words(values: Mapping[str, Any], name: str) -> str | None:
@@ -103,11 +138,11 @@ def choices(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [choice for choice in listed if isinstance(choice, Mapping)] if isinstance(listed, list) else []
 
 
-def counts_list(value: Any, named: str) -> list[int]:
-    """A list of counts. Raises DraftbenchError if it is none, or longer than a proposal can be."""
-    if not isinstance(value, list) or not 0 < len(value) <= MOST_PLACES:
-        raise refused(f"{named} is {_brief(value)}", f"it must be a list of 1 to {MOST_PLACES:,} counts")
-    return [as_whole(item, f"{named}[{place}]") for place, item in enumerate(value)]
+def counts_list(value: Any, named: str, most: int = MOST_PLACES) -> list[int]:
+    """A list of counts. Raises DraftbenchError if it is none, or longer than a proposal or `most`."""
+    if not isinstance(value, list) or not 0 < len(value) <= most:
+        raise refused(f"{named} is {brief(value)}", f"it must be a list of 1 to {most:,} counts")
+    return [as_whole(item, f"{named}[{number}]") for number, item in enumerate(value)]
 
 
 def by_place(histogram: Sequence[int]) -> list[int]:
@@ -129,6 +164,15 @@ def of_histogram(histogram: Sequence[int], rounds: int, accepted: int, where: st
     return by_place(histogram)
 
 
+def missing(where: str, name: str) -> DraftbenchError:
+    """The error for a figure without which the others say nothing."""
+    return refused(
+        f"{where} has no {name}",
+        "the figures are those of another version of the server, or a part of them is missing",
+        "see `draftbench served import --help` for the forms that can be read",
+    )
+
+
 def contradiction(where: str, one: str, other: str) -> DraftbenchError:
     """The error for two figures of which one must be wrong."""
     return refused(f"{where}: {one}, {other}", "the figures contradict each other, so none of them can be trusted")
@@ -137,14 +181,16 @@ def contradiction(where: str, one: str, other: str) -> DraftbenchError:
 def checked(totals: RoundTotals, where: str, gamma: int | None = None) -> RoundTotals:
     """The totals, if no count of them contradicts another. Raises DraftbenchError."""
     proposed, accepted, rounds = totals.proposed, totals.accepted, totals.rounds
+    most = max(proposed or 0, rounds or 0, totals.emitted or 0)
+    if totals.requests is not None and most > _MOST_TOKENS * max(totals.requests, 1):
+        raise contradiction(where, f"{most:,} tokens or rounds", f"{totals.requests:,} answers")
     if proposed is not None and accepted is not None and accepted > proposed:
         raise contradiction(where, f"{accepted:,} tokens were accepted", f"{proposed:,} proposed")
-    if gamma is not None and rounds is not None:
+    if rounds is not None:
+        limit = MOST_PLACES if gamma is None else gamma
         for name, count in (("proposed", proposed), ("accepted", accepted)):
-            if count is not None and count > gamma * rounds:
-                raise contradiction(where, f"{count:,} tokens {name} in {rounds:,} rounds", f"at most {gamma} in each")
-    if rounds == 0 and (proposed or accepted):
-        raise contradiction(where, f"{proposed or accepted:,} tokens", "but no round")
+            if count is not None and count > limit * rounds:
+                raise contradiction(where, f"{count:,} tokens {name} in {rounds:,} rounds", f"at most {limit} in each")
     places = totals.accepted_at
     if places is not None:
         _check_places(places, rounds, accepted, where)
@@ -167,9 +213,8 @@ def check_rate(reported: Any, part: int, whole: int, named: str, *, scale: float
     if reported is None or not whole:
         return
     expected = plus + scale * part / whole
-    is_number = isinstance(reported, (int, float)) and not isinstance(reported, bool)
-    if not is_number or not math.isclose(reported, expected, rel_tol=_CLOSE, abs_tol=_CLOSE * scale):
-        raise contradiction(named, f"reported as {_brief(reported)}", f"its counts give {expected:.4f}")
+    if not is_number(reported) or not math.isclose(reported, expected, rel_tol=_CLOSE, abs_tol=_CLOSE * scale):
+        raise contradiction(named, f"reported as {brief(reported)}", f"its counts give {expected:.4f}")
 
 
 def unread(values: Mapping[str, Any], known: set[str], what: str) -> list[str]:
@@ -177,7 +222,7 @@ def unread(values: Mapping[str, Any], known: set[str], what: str) -> list[str]:
     names = sorted(name for name in values if name not in known)
     if not names:
         return []
-    shown = ", ".join(_brief(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    shown = ", ".join(brief(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return [f"not read of {what}: {shown}"]
 
 
@@ -194,16 +239,33 @@ def one_of(values: Sequence[str | None]) -> str | None:
 
 def the_gamma(values: Sequence[int | None], where: str) -> int | None:
     """The one gamma of some records; None if none says. Raises DraftbenchError if they differ."""
+    why = "acceptance falls with the length of a proposal, so their mean says nothing of either"
+    return _the_one(values, where, "proposals of {} tokens at most", why)
+
+
+def the_temperature(values: Sequence[float | None], where: str) -> float | None:
+    """The one temperature of some records; None if none says. Raises DraftbenchError if they differ."""
+    why = "acceptance depends on the temperature, so their mean says nothing of either"
+    return _the_one(values, where, "answers at temperatures {}", why)
+
+
+def _the_one(values: Sequence[_Setting | None], where: str, several: str, why: str) -> _Setting | None:
     seen = sorted({value for value in values if value is not None})
     if len(seen) > 1:
-        raise refused(
-            f"{where}: proposals of {', '.join(map(str, seen[:6]))} tokens at most",
-            "acceptance falls with the length of a proposal, so their mean says nothing of either",
-            "import the answers of each setting on its own",
-        )
+        shown = several.format(", ".join(f"{value:g}" for value in seen[:6]))
+        raise refused(f"{where}: {shown}", why, "import the answers of each setting on its own")
     return seen[0] if seen else None
 
 
-def _brief(value: Any) -> str:
-    text = repr(value)
+def unsaid(values: Sequence[float | None], what: str) -> list[str]:
+    """A sentence on records that do not state a setting which others state; none where all or none do."""
+    silent = sum(value is None for value in values)
+    if silent in (0, len(values)):
+        return []
+    return [f"{silent:,} of {len(values):,} records do not state {what}: taken to be that of the others"]
+
+
+def brief(value: Any) -> str:
+    """A stranger's value for a message: at most 60 characters of it, whatever its size."""
+    text = _SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -99,7 +99,7 @@ def _request(meta: Mapping[str, Any], answer: Mapping[str, Any], where: str) -> 
     if emitted is None:
         emitted = optional_whole(part(answer, "usage"), "completion_tokens", where)
     check_rate(meta.get("spec_accept_length"), emitted or 0, rounds if emitted else 0, f"{where}: spec_accept_length")
-    histogram = next((meta[name] for name in _HISTOGRAM if meta.get(name)), None)
+    histogram = next((meta[name] for name in _HISTOGRAM if meta.get(name) not in (None, [])), None)
     places = None
     if histogram is not None:
         places = of_histogram(counts_list(histogram, f"{where}: histogram"), rounds, accepted, where)

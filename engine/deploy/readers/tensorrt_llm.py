@@ -17,16 +17,19 @@ from typing import Any
 from engine.deploy.readers.reading import (
     Located,
     Reading,
+    brief,
     check_rate,
     checked,
     choices,
     counts_list,
+    draft_tokens,
     of_histogram,
     one_of,
     optional_whole,
     part,
     refused,
     the_gamma,
+    unsaid,
     whole,
     without_figures,
     words,
@@ -53,12 +56,26 @@ def read(values: Sequence[Located]) -> Reading:
 
 
 def _iterations(values: Sequence[Located], of: int) -> Reading:
-    repeated = [located for located in values if located.value.get("attentionDpRank") not in (None, 0)]
-    parts = []
+    repeated = silent = 0
+    parts, seen = [], dict[int, str]()
     for value, where in values:
-        stats = part(value, "specDecodingStats")
-        if value.get("attentionDpRank") not in (None, 0) or not stats:
+        stats = value.get("specDecodingStats")
+        if optional_whole(value, "attentionDpRank", where):
+            repeated += 1
             continue
+        if stats is None:
+            silent += 1
+            continue
+        if not isinstance(stats, Mapping):
+            raise refused(f"{where}: specDecodingStats is {brief(stats)}", "it must be an object of counts")
+        iteration = optional_whole(value, "iter", where)
+        if iteration is not None and iteration in seen:
+            raise refused(
+                f"{where} and {seen[iteration]} are both iteration {iteration}",
+                "counted twice, the same rounds would look like more evidence than there is",
+                "give each iteration once, and those of another server, or from after a restart, on their own",
+            )
+        seen |= {} if iteration is None else {iteration: where}
         proposed, accepted, rounds = (
             whole(stats, name, where) for name in ("numDraftTokens", "numAcceptedTokens", "numRequestsWithDraftTokens")
         )
@@ -78,12 +95,8 @@ def _iterations(values: Sequence[Located], of: int) -> Reading:
         added(parts),
         notes=(
             "counted by iteration: other requests of that time are in the figures",
-            *(
-                [f"{len(repeated):,} records of other ranks, which repeat those of rank 0, are left out"]
-                if repeated
-                else []
-            ),
-            *without_figures(of - len(values), of),
+            *([f"{repeated:,} records of other ranks, which repeat those of rank 0, are left out"] if repeated else []),
+            *without_figures(of - len(values) + silent, of),
         ),
     )
 
@@ -104,7 +117,7 @@ def _answers(values: Sequence[Located], of: int) -> Reading:
         tuple(requests),
         gamma=the_gamma(gammas, values[0].where),
         model=one_of([words(value, "model") for value, _ in values]),
-        notes=tuple(without_figures(of - len(values), of)),
+        notes=(*without_figures(of - len(values), of), *unsaid(gammas, "num_spec_tokens")),
     )
 
 
@@ -120,7 +133,7 @@ def _request(payload: Mapping[str, Any], emitted: int | None, where: str) -> tup
         whole(payload, name, where) for name in ("total_accepted_draft_tokens", "total_draft_tokens", "num_spec_steps")
     )
     check_rate(payload.get("acceptance_rate"), accepted, proposed, f"{where}: acceptance_rate")
-    gamma = optional_whole(payload, "num_spec_tokens", where)
+    gamma = draft_tokens(payload, "num_spec_tokens", where)
     histogram = payload.get("acceptance_histogram")
     places = None
     if histogram is not None:

@@ -19,6 +19,8 @@ from engine.deploy.readers.reading import (
     checked,
     contradiction,
     counts_list,
+    draft_tokens,
+    missing,
     of_histogram,
     one_of,
     optional_whole,
@@ -32,6 +34,7 @@ from engine.deploy.readers.reading import (
 )
 from engine.records.served import RoundTotals, added
 
+_MOST_STEPS = 10_000_000  # of one answer
 _KNOWN = {
     "mean_acceptance_length",
     "draft_acceptance_rate",
@@ -78,10 +81,12 @@ def read(values: Sequence[Located]) -> Reading:
 
 
 def _request(figures: Mapping[str, Any], usage: Mapping[str, Any], where: str) -> tuple[RoundTotals, int]:
-    rounds, proposed, accepted, gamma = (
-        whole(figures, name, where)
-        for name in ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens", "num_spec_tokens")
+    rounds, proposed, accepted = (
+        whole(figures, name, where) for name in ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens")
     )
+    gamma = draft_tokens(figures, "num_spec_tokens", where)
+    if gamma is None:
+        raise missing(where, "num_spec_tokens")
     histogram = counts_list(figures.get("acceptance_histogram"), f"{where}: acceptance_histogram")
     if len(histogram) != gamma + 1:
         raise contradiction(where, f"a histogram of {len(histogram)} counts", f"num_spec_tokens is {gamma}")
@@ -89,9 +94,9 @@ def _request(figures: Mapping[str, Any], usage: Mapping[str, Any], where: str) -
     check_rate(figures.get("mean_acceptance_length"), accepted, rounds, f"{where}: mean_acceptance_length", plus=1.0)
     check_rate(figures.get("draft_acceptance_rate"), accepted, proposed, f"{where}: draft_acceptance_rate")
     for name, total in (("per_step_accepted", accepted), ("per_step_drafted", proposed)):
-        steps = figures.get(name)
-        if not isinstance(steps, list):
+        if figures.get(name) in (None, []):
             continue
+        steps = counts_list(figures[name], f"{where}: {name}", _MOST_STEPS)
         if len(steps) != rounds or sum(steps) != total:
             raise contradiction(
                 where, f"{name} has {len(steps)} steps", f"{rounds} steps and {total} tokens are reported"

@@ -7,21 +7,25 @@ percentage, the acceptance length counts the target's own token. Source: vLLM 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.deploy.readers.reading import (
+    MOST_PLACES,
     Located,
     Reading,
+    brief,
     check_rate,
     checked,
     contradiction,
     optional_whole,
+    quantity,
     refused,
     whole,
+    without_figures,
     words,
 )
+from engine.numbers import is_number
 from engine.records.served import RoundTotals
 
 _NAMES = ("num_drafts", "draft_tokens", "accepted_tokens")
@@ -35,14 +39,14 @@ def claims(value: Mapping[str, Any]) -> bool:
 
 def read(values: Sequence[Located]) -> Reading:
     """The figures of one result. Raises DraftbenchError."""
-    told = [located for located in values if claims(located.value)]
-    if len(told) > 1:
+    results = [located for located in values if claims(located.value)]
+    if len(results) > 1:
         raise refused(
-            f"{len(told)} results of vllm bench serve",
+            f"{len(results)} results of vllm bench serve",
             "each is of its own concurrency and prompts, so their sum says nothing of either",
             "import them one by one",
         )
-    value, where = told[0]
+    value, where = results[0]
     rounds, proposed, accepted = (whole(value, f"spec_decode_{name}", where) for name in _NAMES)
     check_rate(value.get("spec_decode_acceptance_rate"), accepted, proposed, f"{where}: acceptance rate", scale=100.0)
     check_rate(value.get("spec_decode_acceptance_length"), accepted, rounds, f"{where}: acceptance length", plus=1.0)
@@ -55,8 +59,10 @@ def read(values: Sequence[Located]) -> Reading:
         accepted_at=places,
         emitted=optional_whole(value, "total_output_tokens", where),
     )
+    asked = optional_whole(value, "num_prompts", where)
+    if asked is not None and (totals.requests or 0) > asked:
+        raise contradiction(where, f"{totals.requests:,} requests were completed", f"{asked:,} prompts were sent")
     failed = optional_whole(value, "failed", where)
-    speed = value.get("output_throughput")
     return Reading(
         "vllm",
         "vllm bench serve",
@@ -65,9 +71,10 @@ def read(values: Sequence[Located]) -> Reading:
         model=words(value, "model_id"),
         prompt_tokens=optional_whole(value, "total_input_tokens", where),
         concurrency=_concurrency(value, where),
-        tokens_per_s=float(speed) if isinstance(speed, (int, float)) and math.isfinite(speed) else None,
+        tokens_per_s=quantity(value, "output_throughput", where),
         notes=(
             "counted by the server between two scrapes: other requests of that time are in the figures",
+            *without_figures(len(values) - 1, len(values)),
             *([f"{failed:,} requests failed"] if failed else []),
         ),
     )
@@ -76,9 +83,10 @@ def read(values: Sequence[Located]) -> Reading:
 def _places(rates: Any, rounds: int, where: str) -> list[int] | None:
     if rates in (None, []):
         return None
-    is_list = isinstance(rates, list) and all(isinstance(rate, (int, float)) for rate in rates)
-    if not is_list or not all(math.isfinite(rate) and 0 <= rate <= 1 for rate in rates):
-        raise refused(f"{where}: per-position rates {str(rates)[:60]}", "each must be a share of the rounds")
+    is_list = isinstance(rates, list) and len(rates) <= MOST_PLACES
+    if not is_list or not all(is_number(rate) and 0 <= rate <= 1 for rate in rates):
+        why = f"it must be a list of at most {MOST_PLACES:,} shares of the rounds"
+        raise refused(f"{where}: per-position rates {brief(rates)}", why)
     counts = [round(rate * rounds) for rate in rates]
     for rate, count in zip(rates, counts, strict=True):
         if abs(rate * rounds - count) > _NEAR:

@@ -60,7 +60,7 @@ def test_two_scrapes_become_a_measurement_with_a_verdict(run: RunFolder, tmp_pat
 
 
 def test_a_gap_is_printed_with_its_causes_and_what_to_do(run: RunFolder, tmp_path: Path):
-    answers = written(tmp_path, "a.json", [recorded.VLLM] * 12)
+    answers = written(tmp_path, "a.json", recorded.with_ids(recorded.VLLM, 12))
     result = call("served", "import", "sample", answers, "--temperature", "0")
     assert result.code == 0
     assert "differs: not as predicted" in result.out
@@ -141,6 +141,27 @@ def test_a_live_server_is_asked_the_held_out_prompts_of_a_run():
     assert stand_in.asked[0]["max_tokens"] == 96
     assert document["verdict"]["figures"][0]["basis"] == "prompts"
     assert (run.path / "served" / document["name"] / "raw" / "1-answers.jsonl").is_file()
+
+
+def test_a_name_that_is_taken_or_too_long_is_refused_before_anything_is_asked():
+    home().runs.mkdir(parents=True)
+    run = RunFolder(Path(shutil.copytree(SAMPLES / "biology-forward-kl-20261122-101542-9142", home().runs / "sample")))
+    (run.path / "served" / "day-t1").mkdir(parents=True)
+    stand_in = StandIn(whole(recorded.VLLM), {"/v1/models": listed("vllm")})
+    with running(stand_in):
+        for name, message in (("day", "there is a served measurement day-t1 already"), ("d" * 78, "no name")):
+            result = call("served", "probe", stand_in.url, "--run", "sample", "--name", name)
+            assert result.code == 2
+            assert message in result.err
+        result = call("served", "probe", stand_in.url, "--run", "sample", "--gamma", "65")
+        assert (result.code, "--gamma is 65" in result.err) == (2, True)
+        assert stand_in.asked == []
+        near = "0.1234567,0.1234568"  # one name, were they rounded to six digits
+        document = call(
+            *("served", "probe", stand_in.url, "--run", "sample", "--limit", "1", "--temperatures", near),
+            *("--name", "near", "--json"),
+        ).json()
+    assert [one["name"] for one in document["served"]] == ["near-t0.1234567", "near-t0.1234568"]
 
 
 def test_without_a_run_nothing_is_kept(tmp_path: Path):

@@ -6,8 +6,10 @@ import hashlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,12 +27,12 @@ NOW = datetime(2026, 11, 28, 10, 15, tzinfo=UTC)
 
 
 def measured(**stated: object) -> ServedMeasurement:
-    reading, form = read_documents([as_file(recorded.VLLM, recorded.VLLM)])
+    reading, form = read_documents([as_file(*recorded.with_ids(recorded.VLLM, 2))])
     return measurement_of(reading, form, Stated(temperature=0.0, **stated), NOW)  # type: ignore[arg-type]
 
 
 def test_what_is_kept_is_what_is_read_again(tmp_path: Path):
-    raw = as_file(recorded.VLLM, recorded.VLLM)
+    raw = as_file(*recorded.with_ids(recorded.VLLM, 2))
     kept = keep(tmp_path, "one", measured(), [raw])
     (found,) = kept_measurements(tmp_path)
     assert found.measurement is not None
@@ -90,6 +92,18 @@ def test_a_damaged_one_is_listed_with_what_is_wrong(tmp_path: Path):
     assert "'cold' makes no sense" in problems["whole"]
 
 
+def test_a_count_below_nothing_is_left_out_and_said(tmp_path: Path):
+    keep(tmp_path, "one", measured())
+    path = tmp_path / "served" / "one" / "measurement.json"
+    values = json.loads(path.read_text())
+    values["totals"] |= {"rounds": -86}
+    path.write_text(json.dumps(values))
+    (kept,) = kept_measurements(tmp_path)
+    assert kept.measurement is not None
+    assert kept.measurement.totals.rounds is None
+    assert "-86 makes no sense" in kept.problem
+
+
 def test_a_new_name_is_free(tmp_path: Path):
     first = new_name(tmp_path, "llama.cpp", NOW)
     keep(tmp_path, first, measured())
@@ -138,10 +152,27 @@ def test_a_temperature_that_is_no_number_is_refused():
             measurement_of(reading, form, Stated(temperature=value))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 10.5}, "the figures say that temperature is 10.5"),
+        ({"gamma": 65}, "the figures say that gamma is 65"),
+        ({"concurrency": 0}, "the figures say that concurrency is 0"),
+    ],
+)
+def test_what_is_read_must_be_possible_as_what_is_stated(changes: dict[str, Any], message: str):
+    reading, form = read_documents([as_file(recorded.SGLANG)])
+    with pytest.raises(DraftbenchError, match=message):
+        measurement_of(replace(reading, **changes), form, Stated())
+
+
 def test_gamma_must_fit_what_was_proposed():
     reading, form = read_documents([as_file(recorded.SGLANG)])
     with pytest.raises(DraftbenchError, match="36 tokens were proposed in 12 rounds"):
         measurement_of(reading, form, Stated(gamma=2))
+    beyond = replace(reading, totals=reading.totals.model_copy(update={"proposed": None}))
+    with pytest.raises(DraftbenchError, match="3 tokens were accepted at places beyond 2"):
+        measurement_of(beyond, form, Stated(gamma=2))
 
 
 @pytest.mark.slow

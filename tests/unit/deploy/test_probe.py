@@ -83,7 +83,7 @@ def listed(owner: str, *names: str) -> dict[str, Any]:
 
 
 def asked(stand_in: StandIn, **changes: Any) -> Asked:
-    return Asked(stand_in.url, PROMPTS, **({"temperatures": (0.0,), "max_new_tokens": 40} | changes))
+    return Asked(stand_in.url, PROMPTS, **({"temperatures": (0.0,), "max_new_tokens": 60} | changes))
 
 
 def whole(answer: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
@@ -149,7 +149,7 @@ def test_each_server_is_known_by_what_it_says_and_read_by_its_own_means(name: st
     assert measurement.prompts_hash == prompts_hash(PROMPTS)
     assert [body["messages"][0]["content"] for body in stand_in.asked] == [prompt.text for prompt in PROMPTS]
     assert measurement.tokens_per_s is not None
-    assert measurement.max_new_tokens == 40
+    assert measurement.max_new_tokens == 60
 
 
 def test_what_a_server_says_of_itself_is_kept():
@@ -216,6 +216,15 @@ def test_counters_with_others_requests_in_them_are_left_out_and_said(monkeypatch
     assert any("other requests were served meanwhile" in note for note in measurement.notes)
 
 
+def test_counters_that_cannot_be_read_are_left_out_and_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("engine.deploy.probe._SETTLE_S", 0.0)
+    falling = StandIn(whole(recorded.LLAMA_CPP), {"/v1/models": listed("llamacpp")}, lambda n: llama_metrics(9 - n))
+    with running(falling):
+        measurement = probe(asked(falling))[0].measurement
+    assert measurement.totals == added([recorded.LLAMA_CPP_COUNTS] * 3)
+    assert any(note.startswith("/metrics is not read: /metrics after: llamacpp:") for note in measurement.notes)
+
+
 def test_a_server_that_does_not_say_what_it_is_must_be_named():
     stand_in = StandIn(whole(recorded.VLLM), {"/v1/models": listed("somebody")})
     with running(stand_in):
@@ -257,6 +266,21 @@ def test_a_prompt_without_an_answer_is_counted():
         measurement = probe(asked(stand_in))[0].measurement
     assert (measurement.totals.requests, measurement.prompt_ids) == (2, ["p0", "p2"])
     assert any("1 of 3 prompts got no answer" in note for note in measurement.notes)
+
+
+def test_an_answer_whose_count_cannot_be_is_left_out_and_one_far_off_is_said():
+    def answer(number: int) -> dict[str, Any]:
+        odd = changed(recorded.VLLM, "usage.completion_tokens", {2: 300, 3: 1}.get(number, 54))
+        return changed(odd, "choices.0.message.content", TEXT * 3)
+
+    stand_in = StandIn(answer, {"/v1/models": listed("vllm")})
+    with running(stand_in):
+        (result,) = probe(asked(stand_in))
+    assert (result.measurement.prompt_ids, result.measurement.totals.emitted) == (["p0", "p2"], 55)
+    assert b": 300" not in result.documents[0].raw
+    notes = " ".join(result.measurement.notes)
+    assert "1 of 3 prompts got no answer that can be used: a count of more tokens than were asked for" in notes
+    assert "in 1 of 2 answers: another count of tokens" in notes
 
 
 def test_the_key_is_sent_and_never_kept(monkeypatch: pytest.MonkeyPatch):

@@ -128,6 +128,12 @@ def test_counters_of_another_client_are_noticed(recorded: Recorded):
         ask(LlamaServer(), recorded.url)
 
 
+def test_counters_that_fell_are_refused(recorded: Recorded):
+    recorded.llama(LLAMA, after=(3, 3, 2))
+    with pytest.raises(DraftbenchError, match="num_drafts is -1"):
+        ask(LlamaServer(), recorded.url)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "reply",
@@ -137,13 +143,30 @@ def test_counters_of_another_client_are_noticed(recorded: Recorded):
         {**LLAMA, "tokens": [1, True]},
         {**LLAMA, "timings": []},
         {**LLAMA, "timings": {**LLAMA["timings"], "predicted_ms": "250"}},
+        {**LLAMA, "timings": {**LLAMA["timings"], "predicted_ms": float("nan")}},
         {**LLAMA, "timings": {**LLAMA["timings"], "draft_n": -1}},
         ["no object"],
     ],
 )
 def test_a_reply_of_llama_server_in_another_form_is_refused(recorded: Recorded, reply: object):
     recorded.llama(reply)
-    with pytest.raises(DraftbenchError, match="the server's reply has no"):
+    with pytest.raises(DraftbenchError, match=r"the server's reply has no|predicted_ms is"):
+        ask(LlamaServer(), recorded.url)
+
+
+@pytest.mark.parametrize(
+    ("right", "odd"),
+    [
+        ('position="1"', 'position="999999999999"'),
+        ('position="1"', 'position="٣"'),
+        ("{second}", "1e999"),
+        ("{drafts}", "-1"),
+    ],
+)
+def test_counters_of_llama_server_that_cannot_be_are_refused(recorded: Recorded, right: str, odd: str):
+    recorded.llama(LLAMA)
+    recorded.replies["/metrics"] = [METRICS.replace(right, odd).format(drafts=4, first=2, second=1).encode()]
+    with pytest.raises(DraftbenchError, match="/metrics: "):
         ask(LlamaServer(), recorded.url)
 
 
@@ -169,6 +192,8 @@ def test_a_reply_of_vllm_in_another_form_is_refused(recorded: Recorded):
         {**VLLM, "metrics": {"speculative_decoding": {**figures, "per_step_accepted": None}}},
         {**VLLM, "metrics": {"speculative_decoding": {**figures, "num_accepted_draft_tokens": 3}}},
         {**VLLM, "metrics": {"speculative_decoding": {**figures, "num_spec_steps": 4}}},
+        {**VLLM, "metrics": {"speculative_decoding": {**figures, "num_spec_tokens": 10**15}}},
+        {**VLLM, "metrics": {"speculative_decoding": [1]}},
     ]
     for reply in wrong:
         recorded.replies = {"/v1/completions": [json.dumps(reply).encode()]}

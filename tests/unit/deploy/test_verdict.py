@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from engine.deploy.causes import Cause
-from engine.deploy.importing import Stated
+from engine.deploy.importing import Stated, measurement_of
+from engine.deploy.readers.reading import Reading
 from engine.deploy.verdict import Verdict, judge
 from engine.records.served import RoundTotals, ServedMeasurement, added
 from tests.unit.deploy.real_run import GAMMA, of_requests, predictor, request, served, texts
@@ -52,6 +53,22 @@ def test_on_half_of_the_prompts_it_still_agrees_and_without_requests_too():
     totals = served(list(texts(1.0).values())).model_copy(update={"per_request": []})
     verdict = judge(totals, predictor())
     assert (verdict.outcome, verdict.figures[0].basis) == ("agrees", "rounds")
+
+
+def test_places_that_are_off_are_named_though_the_means_are_right():
+    """As many accepted tokens, other places: fewer first ones and longer streaks."""
+    stated = Stated(temperature=0.0, gamma=GAMMA)
+    totals = RoundTotals(rounds=1000, proposed=3000, accepted=493, accepted_at=[256, 165, 72])
+    verdict = judge(measurement_of(Reading("vllm", "scrapes", totals), "prometheus", stated), predictor())
+    assert [figure.agrees for figure in verdict.figures] == [True, True]
+    assert [figure.agrees for figure in verdict.places] == [False, False, False]
+    assert verdict.sentence.startswith("not as predicted by place: accepted / proposed"), verdict.sentence
+    assert all(f"token {place} accepted 0." in verdict.sentence for place in (1, 2, 3))
+    assert first(verdict).name == "prompts"
+    assert "some are easier and some harder" in first(verdict).why
+    right = totals.model_copy(update={"accepted_at": [336, 119, 38]})
+    verdict = judge(measurement_of(Reading("vllm", "scrapes", right), "prometheus", stated), predictor())
+    assert (verdict.outcome, "token 1" in verdict.sentence) == ("agrees", False)
 
 
 def test_the_same_prompts_are_compared_in_pairs():
@@ -159,6 +176,27 @@ def test_what_cannot_be_compared_is_open_and_says_what_to_do():
     assert judge(one, predictor()).figures[0].basis == "rounds"
     silent = measurement.model_copy(update={"totals": RoundTotals(requests=3), "per_request": []})
     assert judge(silent, predictor()).sentence == "the server counts nothing that was predicted"
+
+
+def test_how_an_unknown_server_proposes_is_open_and_not_taken_for_its_default():
+    served_by = {"server": "somebody's engine"}
+    verdict = judge(served(list(texts(1.0).values())).model_copy(update=served_by), predictor())
+    assert (verdict.outcome, verdict.figures) == ("open", ())
+    assert "somebody's engine proposes" in verdict.sentence
+    assert "--proposals" in verdict.fix
+    stated = served(list(texts(1.0).values()), stated=Stated(temperature=1.0, gamma=GAMMA, proposals="argmax"))
+    at_0 = served(list(texts(0.0).values()), stated=Stated(temperature=0.0, gamma=GAMMA))
+    for known in (stated, at_0):
+        verdict = judge(known.model_copy(update=served_by), predictor())
+        assert verdict.outcome == "agrees", verdict.sentence
+        assert ["is not known here" in sentence for sentence in verdict.taken] == [True]
+
+
+@pytest.mark.parametrize("gamma", [0, -1, 10**9])
+def test_a_number_of_draft_tokens_that_no_proposal_has_is_open(gamma: int):
+    edited = served(list(texts(1.0).values())).model_copy(update={"num_draft_tokens": gamma})
+    verdict = judge(edited, predictor())
+    assert (verdict.outcome, "--gamma" in verdict.fix) == ("open", True)
 
 
 def test_a_measurement_by_an_earlier_version_says_what_to_run():

@@ -233,6 +233,12 @@ def changed(value: dict[str, Any], path: str, to: Any) -> dict[str, Any]:
     return result
 
 
+def with_ids(value: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """An answer so many times, each with an id of its own where the server gives one."""
+    path = "id" if "id" in value else "meta_info.id" if "id" in value.get("meta_info", {}) else ""
+    return [changed(value, path, f"answer-{number}") if path else value for number in range(count)]
+
+
 def as_file(*values: Any, name: str = "answers.jsonl") -> Document:
     """Some values as JSON lines, or one as JSON."""
     return document(name, "\n".join(json.dumps(value) for value in values).encode())

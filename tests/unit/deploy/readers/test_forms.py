@@ -36,7 +36,8 @@ def test_a_recorded_answer_is_recognised_and_its_counts_are_those_of_the_record(
 @pytest.mark.parametrize("form", [name for name in ANSWERS if name != "vllm-bench"])
 def test_several_answers_are_added_and_kept_one_by_one(form: str):
     (value,), counts, _, _ = ANSWERS[form]
-    reading, _ = read_documents([as_file(value, value), document("third.json", json.dumps([value]).encode())])
+    first, second, third = recorded.with_ids(value, 3)
+    reading, _ = read_documents([as_file(first, second), document("third.json", json.dumps([third]).encode())])
     assert reading.per_request == (counts, counts, counts)
     assert reading.totals == added([counts] * 3)
     assert reading.totals.requests == 3
@@ -99,6 +100,11 @@ def test_sglangs_names_before_and_after_the_rename_mean_the_same():
     in_choice = {"choices": [{"index": 0, "meta_info": old}], "usage": {"completion_tokens": 30}}
     for value in ({"meta_info": old}, in_choice):
         assert read_documents([as_file(value)])[0].totals == recorded.SGLANG_COUNTS
+
+
+def test_a_result_beside_others_without_figures_says_that_they_are_left_out():
+    reading, _ = read_documents([as_file(recorded.VLLM_BENCH, {"date": "20261128"})])
+    assert (reading.totals, reading.notes[-1][:12]) == (recorded.VLLM_BENCH_COUNTS, "1 of 2 recor")
 
 
 def test_an_answer_without_a_proposal_counts_as_one():

@@ -126,7 +126,7 @@ def test_labels_with_escapes_commas_and_braces_are_read():
     ("text", "message"),
     [
         (AFTER.replace('position="1"', 'position="5"'), "one of those before the last is missing"),
-        (AFTER.replace('position="1"', 'position="one"'), "a place in a proposal|position='one'"),
+        (AFTER.replace('position="1"', 'position="one"'), "position is 'one'"),
         (AFTER.replace(" 210.0", " NaN"), "is nan"),
         (AFTER.replace(" 210.0", " 210.5"), r"is 210\.5"),
         (AFTER.replace(" 210.0", " 90.0"), "tokens accepted by place"),

@@ -44,6 +44,12 @@ CONTRADICTING: dict[str, tuple[dict[str, Any], str]] = {
         "72 tokens were accepted, 71 proposed",
     ),
     "llama.cpp: half of the counts": (changed(recorded.LLAMA_CPP, "timings.draft_n", ...), "the other one is not"),
+    "llama.cpp: a null": (changed(recorded.LLAMA_CPP, "timings.draft_n_accepted", None), "the other one is not"),
+    "tensorrt-llm: more than any proposal": (
+        changed(recorded.TENSORRT_ITERATIONS[1], "specDecodingStats.numDraftTokens", 8001),
+        "8,001 tokens proposed in 8 rounds",
+    ),
+    "bench: requests": (changed(recorded.VLLM_BENCH, "completed", 9), "9 requests were completed, 8 prompts"),
     "tensorrt-llm: length": (
         changed(recorded.TENSORRT_ITERATIONS[1], "specDecodingStats.acceptanceLength", 1.5),
         "acceptanceLength",
@@ -148,7 +154,7 @@ def test_what_holds_no_figures_is_refused(raw: bytes, message: str):
 
 def test_settings_are_not_mixed():
     other = changed(VLLM, SPEC, VLLM["metrics"]["speculative_decoding"] | {"acceptance_histogram": [39, 1, 0, 3, 0]})
-    other = changed(other, f"{SPEC}.num_spec_tokens", 4)
+    other = changed(other, f"{SPEC}.num_spec_tokens", 4) | {"id": "chatcmpl-2"}
     with pytest.raises(DraftbenchError, match="proposals of 3, 4 tokens at most"):
         read_documents([as_file(VLLM, other)])
     engines = changed(recorded.AIPERF, "spec_decode_acceptance.engine", "vllm")
@@ -177,3 +183,105 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path):
         read_document(Path("/dev/zero"))
     with pytest.raises(DraftbenchError, match="0 files"):
         read_files([])
+
+
+def test_a_count_is_compared_with_the_text_beside_it():
+    with pytest.raises(DraftbenchError, match="0 tokens are counted, 111 bytes of text were written"):
+        read_documents([as_file(changed(VLLM, "usage.completion_tokens", 0))])
+    long = changed(VLLM, "choices.0.message.content", "A cell. " * 200)
+    reading = read_documents([as_file(long | {"id": "2"}, VLLM)])[0]
+    assert any("in 1 of 2 answers: another count of tokens" in note for note in reading.notes)
+    assert not any("another count" in note for note in read_documents([as_file(VLLM)])[0].notes)
+
+
+BEYOND: dict[str, tuple[dict[str, Any], str]] = {
+    "aiperf: gamma": (changed(recorded.AIPERF, "spec_decode_acceptance.num_spec_tokens", 1e15), "num_spec_tokens is"),
+    "aiperf: a key": (
+        changed(recorded.AIPERF, "spec_decode_acceptance.acceptance_histogram", {"0" * 9 + "9" * 20: 1}),
+        "a key of answers.jsonl: acceptance_histogram is '000000000999",
+    ),
+    "aiperf: a key in a second spelling": (
+        changed(recorded.AIPERF, "spec_decode_acceptance.acceptance_histogram", {"0": 8, "2": 6, "3": 6, "03": 0}),
+        "acceptance_histogram is '03'",
+    ),
+    "vllm: gamma": (changed(VLLM, f"{SPEC}.num_spec_tokens", 0), "num_spec_tokens is 0"),
+    "tensorrt-llm: gamma": (changed(recorded.TENSORRT, f"{TRT}.num_spec_tokens", 1001), "num_spec_tokens is 1001"),
+    "sglang: places": (changed(recorded.SGLANG, "meta_info.spec_correct_drafts_histogram", [0] * 1001), "histogram is"),
+    "bench: places": (
+        changed(recorded.VLLM_BENCH, "spec_decode_per_position_acceptance_rates", [0.0] * 1001),
+        "per-position rates",
+    ),
+    "bench: a speed": (changed(recorded.VLLM_BENCH, "output_throughput", -1.0), "output_throughput is -1"),
+    "lm studio: a duration": (changed(recorded.LM_STUDIO, "stats.generation_time", 1e10), "generation_time is"),
+    "vllm: steps that are null": (changed(VLLM, f"{SPEC}.per_step_accepted", [None] * 43), "accepted[0] is None"),
+    "vllm: steps that are words": (changed(VLLM, f"{SPEC}.per_step_drafted", ["3"] * 43), "drafted[0] is '3'"),
+    "llama.cpp: a temperature": (
+        recorded.LLAMA_CPP | {"generation_settings": {"temperature": []}},
+        "temperature is []",
+    ),
+    "llama.cpp: a temperature below 0": (
+        recorded.LLAMA_CPP | {"generation_settings": {"temperature": -1}},
+        "temperature is -1",
+    ),
+    "llama.cpp: a temperature without end": (
+        recorded.LLAMA_CPP | {"generation_settings": {"temperature": float("inf")}},
+        "temperature is inf",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_no_server_can_mean_is_refused_with_its_place(case: str):
+    value, message = BEYOND[case]
+    with pytest.raises(DraftbenchError) as error:
+        read_documents([as_file(value)])
+    assert message in error.value.what
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("= 0.19718", "= 0.5.0"),
+        ("2434.58 ms", "2.43.4 ms"),
+        ("   14 accepted", " " + "1" * 5000 + " accepted"),
+        ("generated), mean len =  1.58", "gener"),
+    ],
+)
+def test_a_torn_line_of_a_log_is_refused(old: str, new: str):
+    with pytest.raises(DraftbenchError, match=r"server\.log, line [23]") as error:
+        read_documents([document("server.log", recorded.LLAMA_LOG.replace(old, new).encode())])
+    assert "torn" in error.value.why
+
+
+def test_temperatures_are_not_mixed():
+    at = [recorded.LLAMA_CPP | {"generation_settings": {"temperature": value}} for value in (0, 1.0)]
+    with pytest.raises(DraftbenchError, match="answers at temperatures 0, 1"):
+        read_documents([as_file(*at)])
+    assert read_documents([as_file(at[1], at[1])])[0].temperature == 1.0
+    reading = read_documents([as_file(at[1], recorded.LLAMA_CPP)])[0]
+    assert any("1 of 2 records do not state the temperature" in note for note in reading.notes)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(VLLM, recorded.SGLANG, recorded.LLAMA_CPP | {"id": "chatcmpl-7"}),
+        changed(recorded.AIPERF, "metadata.x_request_id", "r-7"),
+    ],
+)
+def test_an_answer_that_is_given_twice_is_refused_by_its_id(answer: dict[str, Any]):
+    with pytest.raises(DraftbenchError, match=r"other, line 1 has the id of one, line 2: ") as error:
+        read_documents([as_file({}, answer, name="one"), as_file(answer, {}, name="other")])
+    assert "twice" in error.value.why
+
+
+def test_a_file_and_an_iteration_that_are_given_twice_are_refused_by_name():
+    with pytest.raises(DraftbenchError, match="copy has the same content as one"):
+        read_documents([as_file(recorded.LLAMA_CPP, name=name) for name in ("one", "copy")])
+    with pytest.raises(DraftbenchError, match=r"line 2 and one, line 1 are both iteration 1"):
+        read_documents([as_file(*[recorded.TENSORRT_ITERATIONS[1]] * 2, name="one")])
+
+
+def test_pieces_of_a_stream_share_an_id():
+    pieces = [{"id": "chatcmpl-1", "choices": []}, {"id": "chatcmpl-1", "choices": []}, VLLM]
+    assert read_documents([as_file(*pieces)])[0].totals == recorded.VLLM_COUNTS
