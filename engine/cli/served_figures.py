@@ -161,7 +161,11 @@ def probe(
 
     wanted = tuple(_numbers(temperatures))
     run = RunFolder.open(home(), run_id) if run_id is not None else None
-    if name is not None and run is not None:
+    if name is not None:
+        if run is None:
+            raise DraftbenchError(
+                "--name without --run", "nothing is kept without a run", "add --run, or leave out --name"
+            )
         for temperature in wanted:
             check_free(run.path, _called(name, temperature))
     asked = Asked(

@@ -187,3 +187,9 @@ def test_what_cannot_be_probed_is_explained(arguments: tuple[str, ...], message:
     result = call("served", "probe", *arguments)
     assert result.code == 2
     assert message in result.err
+
+
+def test_a_name_for_what_is_not_kept_is_refused():
+    result = call("served", "probe", "http://127.0.0.1:9/v1", "--name", "day")
+    assert result.code == 2
+    assert "--name without --run" in result.err
