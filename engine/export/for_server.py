@@ -12,7 +12,7 @@ from engine.errors import DraftbenchError
 from engine.export import gguf
 from engine.export.facts import Asked, Pair, pair_of
 from engine.export.gguf_quantise import quantiser
-from engine.export.model_card import public_name
+from engine.export.model_card import one_line, public_name
 from engine.export.preflight import Finding, preflight, refuse, server_card
 from engine.export.start_command import (
     HERE,
@@ -100,7 +100,7 @@ class Plan:
         name = public_name(self.spec.model)
         if self.spec.adapter is None:
             return f"{name}, {form}"
-        tuned = Path(self.spec.adapter).name
+        tuned = one_line(Path(self.spec.adapter).name)
         return f"{name}, {form}" if self.adapter else f"{name} with the adapter {tuned} merged into it, {form}"
 
     def command(self, folder: Path) -> str:

@@ -17,6 +17,7 @@ from engine.export.check import ALLOWED
 from engine.export.facts import Asked, ModelFacts, Pair
 from engine.export.for_server import Plan, Wishes, target_form, write_beside
 from engine.export.gguf import load_gguf
+from engine.export.model_card import code, public_name
 from engine.export.preflight import preflight
 from engine.models.load import load_model
 from engine.paths import home
@@ -67,7 +68,7 @@ def test_the_whole_target_goes_along_if_asked(run: RunFolder, tmp_path: Path, dr
     ids = torch.tensor([[5, 6, 7]])
     assert torch.equal(copy.model(ids).logits, target.model(ids).logits)
     assert f"{tmp_path}/out/target" in report["served"]["command"]
-    assert 'TARGET="${1:-$HERE/target}"' in (tmp_path / "out" / "serve.sh").read_text()
+    assert 'TARGET="$HERE"/target ;;' in (tmp_path / "out" / "serve.sh").read_text()
 
 
 def test_preflight_alone_writes_nothing_and_fails_where_the_server_would_refuse(
@@ -228,8 +229,8 @@ def test_vllm_gets_the_adapter_in_a_folder_and_no_pickles(tmp_path: Path):
         "adapter_model.safetensors",
     }
     text = (folder / "serve.sh").read_text()
-    assert 'TARGET="${1:-org/base}"' in text
-    assert '--lora-modules tuned="$HERE"/adapter' in text
+    assert "TARGET=org/base ;;" in text
+    assert '"$HERE_IN_JSON"' in next(line for line in text.splitlines() if "--lora-modules" in line)
     assert "--max-lora-rank 16" in text
     assert any('"model": "tuned"' in note for note in made.notes())
 
@@ -239,6 +240,16 @@ def test_a_target_that_is_left_out_is_named(tmp_path: Path):
     assert made.target_place() is None
     assert "base with the adapter biology merged into it" in made.needs()
     assert any("--target merged writes one" in note for note in made.notes())
+
+
+def test_a_name_on_several_lines_is_one_line_of_the_script_and_the_card(tmp_path: Path):
+    made = replace(tuned_plan("sglang", tmp_path), asked=Asked(target="none"))
+    spec = ModelSpec(model=str(tmp_path / "my `touch pwned`\ntouch pwned"), adapter=str(tmp_path / "a\nb$(id)"))
+    made = replace(made, spec=spec)
+    named = "my `touch pwned`\u240atouch pwned with the adapter a\u240ab$(id) merged into it"
+    assert made.needs() == f"{named}, a folder or a name on the hub"
+    assert all("\n" not in note for note in made.notes())
+    assert code(public_name(spec.model)) == "`` my `touch pwned`\u240atouch pwned ``"
 
 
 def test_a_draft_on_one_device_is_in_the_command(tmp_path: Path):
