@@ -10,6 +10,8 @@ for_server        an export for a server: preflight, target and start command be
 facts             what a server asks of the two models
 preflight         would the server take the pair?
 server_rules      the rules of each server
+tensor_parallel   what the devices that share a pair must be able to divide
+finding           what is wrong with a pair for a server
 start_command     the command that starts each server
 apart             a draft that is an adapter, apart from the shared draft
 steps             the steps, as whoever waits reads them

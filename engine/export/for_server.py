@@ -71,7 +71,6 @@ class Plan:
 
     def serving(self) -> Serving:
         """The start command's content. The draft lies at the top of the folder, a target in it or elsewhere."""
-        parallel = self.asked.tensor_parallel
         return Serving(
             gamma=self.asked.gamma,
             proposals=self.proposals,
@@ -80,8 +79,7 @@ class Plan:
             adapter=f"{HERE}/adapter" if self.adapter else None,
             adapter_rank=self.pair.target.adapter_rank or 0,
             context_tokens=self.asked.context_tokens or self.pair.context_tokens,
-            tensor_parallel=parallel,
-            draft_alone=self.pair.draft.heads % parallel != 0,
+            tensor_parallel=self.asked.tensor_parallel,
             top_k=self.top_k,
             top_p=self.top_p,
         )

@@ -36,8 +36,6 @@ class Serving:
     adapter_rank: int = 0
     context_tokens: int | None = None
     tensor_parallel: int = 1
-    draft_alone: bool = False
-    """The draft cannot be shared by all devices, so one has it."""
     top_k: int = 0
     top_p: float = 1.0
     """The sampling that was measured; 0 and 1: all tokens."""
@@ -107,8 +105,6 @@ def _vllm(serving: Serving) -> list[list[str]]:
         "num_speculative_tokens": serving.gamma,
         "draft_sample_method": "greedy" if serving.proposals == "argmax" else "probabilistic",
     }
-    if serving.draft_alone:
-        config["draft_tensor_parallel_size"] = 1
     lines = [
         ["vllm", "serve", serving.target],
         ["--speculative-config", json.dumps(config)],

@@ -250,9 +250,3 @@ def test_a_name_on_several_lines_is_one_line_of_the_script_and_the_card(tmp_path
     assert made.needs() == f"{named}, a folder or a name on the hub"
     assert all("\n" not in note for note in made.notes())
     assert code(public_name(spec.model)) == "`` my `touch pwned`\u240atouch pwned ``"
-
-
-def test_a_draft_on_one_device_is_in_the_command(tmp_path: Path):
-    made = tuned_plan("vllm", tmp_path, tensor_parallel=2)
-    made = replace(made, pair=Pair(replace(made.pair.target, heads=4), replace(made.pair.draft, heads=3)))
-    assert '"draft_tensor_parallel_size": 1' in made.command(tmp_path)
