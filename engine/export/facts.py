@@ -125,13 +125,12 @@ def draft_facts(run: RunFolder, target: ModelSpec, tokenizer: Any, *, with_gguf:
     return _facts(f"the draft of run {run.id}", config, tokenizer, target, dtype, with_gguf)
 
 
-def pair_of(run: RunFolder, recipe: Recipe, served_target: ModelSpec | None = None, *, with_gguf: bool = True) -> Pair:
-    """The run's draft and its target, or the one that the server has instead."""
+def pair_of(run: RunFolder, recipe: Recipe, served: ModelSpec, *, with_gguf: bool = True) -> Pair:
+    """The run's draft and the target that is served, the run's own or another copy."""
     tokenizer = load_tokenizer(recipe.target)  # which takes a second
     draft = draft_facts(run, recipe.target, tokenizer, with_gguf=with_gguf)
-    if served_target is not None:
-        return Pair(target_facts(served_target, load_tokenizer(served_target), with_gguf=with_gguf), draft)
-    return Pair(target_facts(recipe.target, tokenizer, with_gguf=with_gguf), draft)
+    other = tokenizer if served is recipe.target else load_tokenizer(served)
+    return Pair(target_facts(served, other, with_gguf=with_gguf), draft)
 
 
 def _facts(name: str, config: Any, tokenizer: Any, spec: ModelSpec, dtype: str, with_gguf: bool) -> ModelFacts:

@@ -12,7 +12,7 @@ from engine.export.facts import Asked, Pair
 from engine.export.finding import Finding, Findings
 from engine.export.tensor_parallel import cannot_share
 
-_MOST_APART, _FIRST_COMPARED = 128, 5  # common/speculative.cpp of llama.cpp
+MOST_ROWS_APART, _FIRST_COMPARED = 128, 5  # common/speculative.cpp of llama.cpp
 # Of the table of models in TensorRT-LLM's documentation (1.3.0rc24), those that a draft can be a smaller copy of.
 _TENSORRT = (
     "AfmoeForCausalLM",
@@ -65,8 +65,8 @@ def _vllm(pair: Pair, asked: Asked) -> Findings:
             f"the target has {target.rows:,} rows and the draft {draft.rows:,}",
             "Target and draft model should have the same vocabulary size. Target model "
             f"vocab_size={target.rows}. Draft model vocab_size={draft.rows}.",
-            "export with the target that is served (--served-target), or, with argmax proposals alone, add "
-            '"use_heterogeneous_vocab": true to --speculative-config',
+            f'{_SAME_FAMILY}, or, with argmax proposals alone, add "use_heterogeneous_vocab": true to '
+            "--speculative-config",
         )
     elif (i := first_difference(pair)) is not None:
         yield Finding(
@@ -100,7 +100,7 @@ def _sglang(pair: Pair, asked: Asked) -> Findings:
             "refused",
             f"the target has {target.rows:,} rows and the draft {draft.rows:,}",
             "the rejection sampler compares probabilities row by row, and the two have different shapes",
-            "export with the target that is served (--served-target)",
+            _SAME_FAMILY,
         )
     if asked.target == "apart":
         yield Finding(
@@ -195,12 +195,12 @@ def _llama_vocabulary(pair: Pair) -> Findings:
             "draft model eos tokens must match target model to use speculation. "
             f"add: {target.adds_eos:d} - {draft.adds_eos:d}, id: {_id(target.eos)} - {_id(draft.eos)})"
         )
-    elif apart > _MOST_APART:
+    elif apart > MOST_ROWS_APART:
         what = f"the target has {target.rows:,} ids and the draft {draft.rows:,}"
         reason = (
             "draft model vocab must closely match target model to use speculation but target vocab size "
             f"{target.rows} does not match draft vocab size {draft.rows} - difference {apart}, max allowed "
-            f"{_MOST_APART}"
+            f"{MOST_ROWS_APART}"
         )
     elif different is not None:
         what = _texts(pair, different)
@@ -257,7 +257,7 @@ def _transformers(pair: Pair, asked: Asked) -> Findings:
             f"the target has {target.rows:,} rows and the draft {draft.rows:,}",
             "The main and assistant models have different tokenizers. Please provide `tokenizer` and "
             "`assistant_tokenizer` to `generate()`",
-            "export with the target that is served (--served-target)",
+            _SAME_FAMILY,
         )
     elif (i := first_difference(pair)) is not None:
         yield Finding(
