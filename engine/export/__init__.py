@@ -19,7 +19,7 @@ folder            the folder appears complete or not at all, and replaces only a
 check             does the exported folder measure like the run's draft?
 check_text        the text that this is measured on
 model_card        the model card
-whole_vocabulary  a trimmed draft with all of its target's ids
+whole_vocabulary  a draft with as many rows as its target
 small_draft       a checkpoint small enough to share
 
 A format of the catalogue is a file here, named after it, with `write` and `load`; the folder, the model card and the
