@@ -29,7 +29,7 @@ from engine.runs.labels import read_labels
 from engine.runs.process import process_identity
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, finished_id
-from workbench.run import export_job, export_settings, preflight_job
+from workbench.run import export_job, export_form, preflight_job
 from workbench.shared import actions
 
 RUNNING = {"phase": "train", "progress": {"phase": "train", "done": 2, "total": 4, "unit": "steps", "phase_s": 3.0}}
@@ -539,7 +539,7 @@ def test_the_check_and_the_export_are_started_with_what_was_chosen(
 def test_the_form_has_every_option_for_a_server_that_the_command_has():
     parameters = set(signature(export).parameters)
     of_other_exports = {"run_id", "server", "preflight", "format_name", "lora", "shared", "as_json"}
-    drawn = {name.replace("-", "_") for name in export_settings._FIELDS} | {"overwrite", "check"}
+    drawn = {name.replace("-", "_") for name in export_form._FIELDS} | {"overwrite", "check"}
     assert drawn == parameters - of_other_exports
 
 

@@ -11,7 +11,7 @@ from engine.errors import DraftbenchError
 from engine.runs.advice import gives_a_draft, has_weights
 from engine.runs.folder import RunFolder
 from workbench.run import export_job, preflight_job
-from workbench.run.export_settings import chosen, fields
+from workbench.run.export_form import chosen, fields
 from workbench.run.pair import checked_pair
 from workbench.run.stage import duration, since
 from workbench.shared import actions, queries, ui, watch
