@@ -29,7 +29,7 @@ from engine.runs.labels import read_labels
 from engine.runs.process import process_identity
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, finished_id
-from workbench.run import export_job, export_form, preflight_job
+from workbench.run import export_form, export_job, preflight_job
 from workbench.shared import actions
 
 RUNNING = {"phase": "train", "progress": {"phase": "train", "done": 2, "total": 4, "unit": "steps", "phase_s": 3.0}}
