@@ -24,10 +24,16 @@ def cannot_share(server: str, pair: Pair, asked: Asked) -> Findings:
     parts = asked.tensor_parallel
     if parts == 1:
         return
-    for role, model in (("target", pair.target), ("draft", pair.draft)):
-        for what, reason in _undivided(server, model, parts):
-            what = f"the {role} has {what}, which {parts} devices cannot share"
-            yield Finding("refused", what, reason, _fix(server, pair, parts))
+    models = {"target": pair.target, "draft": pair.draft}
+    undivided = {role: _undivided(server, model, parts) for role, model in models.items()}
+    for found in dict.fromkeys([*undivided["target"], *undivided["draft"]]):
+        roles = [role for role in models if found in undivided[role]]
+        whose = "target and draft have" if len(roles) > 1 else f"the {roles[0]} has"
+        what, reason = found
+        yield Finding(
+            "refused", f"{whose} {what}, which {parts} devices cannot share", reason, _fix(server, pair, parts)
+        )
+    for role, model in models.items():
         if not model.feed_forward:
             yield Finding(
                 "warning",
@@ -59,7 +65,8 @@ def _undivided(server: str, model: ModelFacts, parts: int) -> list[tuple[str, st
         found.append((f"{model.heads} attention heads", said))
     padded = -(-model.rows // _PADDED_TO) * _PADDED_TO
     if server != "tensorrt-llm" and padded % parts:
-        found.append((f"{model.rows:,} rows, padded to {padded:,}", f"{padded} is not divisible by {parts}"))
+        rows = f"{model.rows:,} rows" + (f", padded to {padded:,}" if padded > model.rows else "")
+        found.append((rows, f"{padded} is not divisible by {parts}"))
     kv = model.kv_heads or model.heads
     if kv != model.heads and max(kv, parts) % min(kv, parts):
         trt = server == "tensorrt-llm"

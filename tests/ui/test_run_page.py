@@ -31,6 +31,7 @@ from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, finished_id
 from workbench.run import export_form, export_job, preflight_job
 from workbench.shared import actions
+from workbench.shared.pages import PAGES
 
 RUNNING = {"phase": "train", "progress": {"phase": "train", "done": 2, "total": 4, "unit": "steps", "phase_s": 3.0}}
 CURVE = ("events.jsonl", "log.txt", "provenance.json")
@@ -517,13 +518,12 @@ def test_the_check_and_the_export_are_started_with_what_was_chosen(
     run_id = finished_id(finished_home)
     test = page("run", run=run_id, view="Serve")
     next(group for group in test.button_group if group.label == "Server").set_value("llama.cpp").run()
-    key = f"llama.cpp-{run_id}"
     fields = {"gguf": "q8_0", "target": "whole, its adapter merged", "proposals": "the likeliest token (argmax)"}
     for name, value in fields.items():
-        test.selectbox(key=f"serve-{name}-{key}").set_value(value)
-    for name, number in {"gamma": 5, "context": 256, "tensor-parallel": 2}.items():
-        test.number_input(key=f"serve-{name}-{key}").set_value(number)
-    test.text_input(key=f"serve-served-target-{key}").set_value("-rf")
+        test.selectbox(key=f"export_{name}").set_value(value)
+    for name, number in {"gamma": 5, "context": 256, "tensor_parallel": 2}.items():
+        test.number_input(key=f"export_{name}").set_value(number)
+    test.text_input(key="export_served_target").set_value("-rf")
     more = ["--target=merged", "--gguf=q8_0", "--gamma=5", "--proposals=argmax", "--context=256"]
     more += ["--tensor-parallel=2", "--served-target=-rf"]
     asked = [run_id, "--out", str(finished_home / "exports" / f"{run_id}-llama.cpp"), "--json", "--for", "llama.cpp"]
@@ -539,8 +539,25 @@ def test_the_check_and_the_export_are_started_with_what_was_chosen(
 def test_the_form_has_every_option_for_a_server_that_the_command_has():
     parameters = set(signature(export).parameters)
     of_other_exports = {"run_id", "server", "preflight", "format_name", "lora", "shared", "as_json"}
-    drawn = {name.replace("-", "_") for name in export_form._FIELDS} | {"overwrite", "check"}
+    drawn = {name.replace("-", "_") for name in export_form._FIELDS} | {"out", "overwrite", "check"}
     assert drawn == parameters - of_other_exports
+    assert {export_form._key(name) for name in export_form._FIELDS} <= set(PAGES["run"].params)
+
+
+def test_the_settings_of_an_export_come_from_the_address(finished_home: Path, page: OpenPage):
+    asked = {"export_gamma": "4", "export_target": "whole, its adapter merged", "export_tensor_parallel": "2"}
+    test = page("run", run=finished_id(finished_home), view="Serve", **asked)
+    assert (test.number_input(key="export_gamma").value, test.selectbox(key="export_target").value) == (
+        4,
+        "whole, its adapter merged",
+    )
+    rules = "drawn from the draft's distribution (sampled)"
+    test.selectbox(key="export_proposals").set_value(rules)
+    next(group for group in test.button_group if group.label == "Server").set_value("SGLang").run()
+    assert not test.exception
+    assert test.number_input(key="export_gamma").value == 4
+    assert test.selectbox(key="export_proposals").value == "as the server does by default", "it knows one rule alone"
+    assert "cannot show everything that the URL asks for" not in words(test)
 
 
 def test_a_field_that_is_left_empty_is_no_option(finished_home: Path, page: OpenPage, monkeypatch: pytest.MonkeyPatch):
@@ -564,7 +581,7 @@ def test_the_pair_is_checked_in_a_process_of_its_own_and_the_answer_is_shown(fin
     run_id = finished_id(finished_home)
     test = page("run", run=run_id, view="Serve")
     assert "by its own rules" in words(test)
-    test.number_input(key=f"serve-gamma-vllm-{run_id}").set_value(2)
+    test.number_input(key="export_gamma").set_value(2)
     press(test, "Check the pair")
     folder = RunFolder(finished_home / "runs" / run_id)
     deadline = time.monotonic() + 240

@@ -47,7 +47,7 @@ def start(run: RunFolder, server: str) -> None:
         if out:
             st.caption(ui.text(f"Of an export to {out}, which is still to be written."))
     else:
-        st.caption("The command stands here once the pair is checked or exported.")
+        st.caption("The command stands here once a pair that the server takes is checked or exported.")
     variants(run, server)
 
 

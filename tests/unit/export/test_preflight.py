@@ -182,6 +182,16 @@ def test_the_fix_names_the_most_devices_that_both_models_allow(pair: Pair, parts
     assert {finding.fix for finding in preflight("vllm", pair, Asked(tensor_parallel=parts))} == {fix}
 
 
+def test_what_both_models_have_is_said_once():
+    found = preflight("vllm", SMOLLM, Asked(tensor_parallel=9))
+    assert [finding.what for finding in found] == [
+        "target and draft have 49,152 rows, which 9 devices cannot share",
+        "target and draft have feed-forward layers 1,536 wide, which 9 devices cannot share",
+    ]
+    (one,) = preflight("vllm", draft(rows=320, feed_forward=(97,)), Asked(tensor_parallel=2))
+    assert one.what == "the draft has feed-forward layers 97 wide, which 2 devices cannot share"
+
+
 def test_a_width_that_settings_do_not_say_is_not_taken_as_right():
     found = preflight("vllm", draft(feed_forward=()), Asked(tensor_parallel=2))
     assert [(finding.level, "was not checked" in finding.fix) for finding in found] == [("warning", True)]
