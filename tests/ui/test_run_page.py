@@ -390,6 +390,14 @@ def test_there_is_one_start_command_that_of_the_export_once_it_is_written(finish
     test = page("run", run=run_id, view="Serve")
     assert [block.value for block in test.code if "vllm serve" in block.value] == ["vllm serve /somewhere"]
     assert "still to be written" not in words(test)
+    assert "serves this pair" not in words(test), "the export has checked it since"
+    later = preflight_job.Started(
+        pid=os.getpid(), pid_started=1.0, out="/later", started_at="2026-01-02T00:00:00+00:00"
+    )
+    later.write(place)
+    test = page("run", run=run_id, view="Serve")
+    assert [block.value for block in test.code if "vllm serve" in block.value] == ["vllm serve IMAGINED"]
+    assert "serves this pair" in words(test)
 
 
 def with_train(folder: Path, **train: object) -> None:

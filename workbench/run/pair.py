@@ -7,15 +7,17 @@ import streamlit as st
 from engine.catalogue import SERVERS
 from engine.errors import DraftbenchError
 from engine.runs.folder import RunFolder
-from workbench.run import preflight_job
+from workbench.run import export_job, preflight_job
 from workbench.shared import queries, ui, watch
 
 _LEVELS = {"refused": ":material/block:", "warning": ":material/warning:"}
 
 
 def checked_pair(run: RunFolder, server: str) -> None:
-    """Draw the outcome of the last check, or that one is at work."""
+    """Draw the outcome of the last check, or that one is at work; nothing if an export has checked the pair since."""
     check = preflight_job.read(run, server)
+    if is_outdated(run, server, check):
+        return
     if check.state == "running":
         _checking(run, server)
     elif check.state == "done":
@@ -26,6 +28,12 @@ def checked_pair(run: RunFolder, server: str) -> None:
             if check.error.what
             else DraftbenchError("the check failed", check.output, "fix the error, then check again")
         )
+
+
+def is_outdated(run: RunFolder, server: str, check: preflight_job.Preflight) -> bool:
+    """Whether an export for the server began after the check, with settings that may be others."""
+    last = export_job.read(run).started
+    return last.server == server and last.started_at > check.started.started_at
 
 
 def is_refused(report: preflight_job.Report) -> bool:

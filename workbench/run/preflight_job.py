@@ -19,7 +19,7 @@ from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
 from engine.records.record import Part, Record, Text
 from engine.runs.folder import RunFolder
-from engine.runs.process import is_alive, process_identity
+from engine.runs.process import is_alive, now, process_identity
 from workbench.run.export_job import destination
 from workbench.run.log import log_part
 
@@ -60,6 +60,7 @@ class Started(Record):
 
     FILE: ClassVar[str] = "started.json"
 
+    started_at: Text = ""
     pid: int = 0
     pid_started: float = 0.0
     out: Text = ""
@@ -106,7 +107,9 @@ def start(home: Home, run: RunFolder, server: str, out: str, options: Sequence[s
                 process = start_detached(home, command, report, output)
             wait_aside(process)
             pid_started = float(process_identity(process.pid)["pid_started"])
-            started = Started(pid=process.pid, pid_started=pid_started, out=written, options=list(options))
+            started = Started(
+                started_at=now(), pid=process.pid, pid_started=pid_started, out=written, options=list(options)
+            )
             started.write(folder)
     return f"Checking the pair for {server}."
 

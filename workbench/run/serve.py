@@ -14,7 +14,7 @@ from engine.runs.folder import RunFolder
 from workbench.run import export_job, preflight_job
 from workbench.run.expected import expected, variants
 from workbench.run.export import export
-from workbench.run.pair import is_refused
+from workbench.run.pair import is_outdated, is_refused
 from workbench.run.served import served
 from workbench.shared import ui
 
@@ -35,17 +35,18 @@ def serve(run: RunFolder) -> None:
 
 
 def start(run: RunFolder, server: str) -> None:
-    """Draw the command that starts the server: that of the export for it, else of the check of the pair."""
+    """Draw the command that starts the server: of the last export for it, or of a check of the pair since."""
     last, check = export_job.read(run), preflight_job.read(run, server)
-    out = check.started.out
-    command = check.report.command if check.state == "done" and not is_refused(check.report) else ""
-    if last.state == "done" and last.started.server == server and last.report.served.command:
+    command = out = ""
+    if last.state == "done" and last.started.server == server:
         command = last.report.served.command
-        out = ""
+    taken = check.state == "done" and not is_refused(check.report)
+    if taken and not (command and is_outdated(run, server, check)):
+        command, out = check.report.command, check.started.out
     if command:
         st.code(command, language="sh", wrap_lines=True)
         if out:
-            st.caption(ui.text(f"Of an export to {out}, which is still to be written."))
+            st.caption(ui.text(f"Of an export to {out} as it was checked, which is still to be written."))
     else:
         st.caption("The command stands here once a pair that the server takes is checked or exported.")
     variants(run, server)
