@@ -10,6 +10,7 @@ import typer
 from engine.cli.options import Json, Settings, SkipBad
 from engine.cli.text import console
 from engine.config.defaults import DEFAULT_TARGET
+from engine.errors import DraftbenchError
 from engine.paths import home
 
 data_app = typer.Typer(no_args_is_help=True)
@@ -99,6 +100,10 @@ def data_fetch(
     from engine.data.packs.fetch import fetch_packs
     from engine.progress import Progress
 
+    if everything and names:
+        raise DraftbenchError(
+            f"--all and {' '.join(names)}", "--all fetches every pack, those among them", "leave one of them out"
+        )
     packs = list(PACKS) if everything else names or default_packs()
     report = fetch_packs(packs, folder=folder, revision=revision, progress=Progress())
     console.print_json(report) if as_json else text.fetched(report)

@@ -43,11 +43,12 @@ def export(
         int | None, typer.Option("--context", min=1, help="With --for: longest text in tokens. Default: the models'.")
     ] = None,
     tensor_parallel: Annotated[
-        int, typer.Option("--tensor-parallel", min=1, help="With --for: devices that share the target.")
-    ] = 1,
+        int | None,
+        typer.Option("--tensor-parallel", min=1, help="With --for: devices that share both models.  [default: 1]"),
+    ] = None,
     served_target: Annotated[
         str | None,
-        typer.Option("--served-target", help="With --for: check against this copy of the target (as target.model)."),
+        typer.Option("--served-target", help="With --for: the copy of the target that is served (as target.model)."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     check: Annotated[
@@ -83,7 +84,13 @@ def export(
     from engine.progress import Progress
     from engine.runs.folder import RunFolder
 
-    _check_options(server is not None, preflight, out, format_name, (target, gamma, proposals, context, served_target))
+    _check_options(
+        server is not None,
+        preflight,
+        out,
+        format_name,
+        (target, gamma, proposals, context, tensor_parallel, served_target),
+    )
     _check_lora(lora, shared, server, format_name or (gguf and f"gguf with --gguf {gguf}"))
     folder = RunFolder.open(home(), run_id)
     if not preflight:
@@ -96,7 +103,7 @@ def export(
 
     wishes = None
     if server is not None:
-        wishes = Wishes(server, gamma, proposals, context, tensor_parallel, target, gguf, served_target)
+        wishes = Wishes(server, gamma, proposals, context, tensor_parallel or 1, target, gguf, served_target)
     if wishes is not None and preflight:
         made = plan(folder, folder.recipe(), wishes)
         report = made.report(out.expanduser().absolute() if out else Path("FOLDER"))
@@ -143,7 +150,8 @@ def _check_options(
     if not for_server and (preflight or any(option is not None for option in of_servers)):
         raise DraftbenchError(
             "an option for a server without --for",
-            "--preflight, --target, --gamma, --proposals, --context and --served-target depend on the server",
+            "--preflight, --target, --gamma, --proposals, --context, --tensor-parallel and --served-target depend on "
+            "the server",
             "add --for vllm, or another server",
         )
     if out is None and not preflight:

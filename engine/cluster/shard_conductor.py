@@ -57,7 +57,7 @@ class Conductor:
         """Begin; the number of workers. 0: no node has at present what a worker needs, so one waits for such a node."""
         import ray
 
-        recipe = parse_recipe(order["recipe"])
+        recipe = parse_recipe(order["recipe"], stored=True)
         options, server = _options(recipe), recipe.capture.server
         places = _places([node["Resources"] for node in ray.nodes() if node["Alive"]], options)
         most = (server and server.requests_per_minute) or len(self._tasks)

@@ -69,7 +69,7 @@ class ShardWorker:
         self.refusal = differing_build(order["build"], socket.gethostname())
         if self.refusal is None:
             try:
-                self.recipe = parse_recipe(order["recipe"])
+                self.recipe = parse_recipe(order["recipe"], stored=True)
                 if not self.recipe.resources.gpus:
                     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the node may lend its cards to others
                 self.target = load_target(self.recipe)

@@ -103,7 +103,7 @@ class CaptureWork:
             from engine.runs.execution import capture_only
 
             try:
-                capture_only(home, parse_recipe(self.recipe))
+                capture_only(home, parse_recipe(self.recipe, stored=True))
             except Cancelled:
                 if not limit_is_near():
                     raise

@@ -6,11 +6,11 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from engine.config.defaults import DEFAULT_TARGET
 from engine.config.lora import DraftLoraSpec
-from engine.config.section import PACE, Mark, Section, Values, used_if
+from engine.config.section import PACE, STORED, Mark, Section, Values, used_if
 from engine.errors import DraftbenchError
 
 RUN_DATE = "run:"  # before a date that nobody chose: it is that of the run's first day
@@ -123,6 +123,16 @@ class ModelSpec(Section):
         if self.quantize is not None and (self.device_map is not None or self.tensor_parallel > 1):
             raise ValueError(
                 "quantize is for a target that lies whole in main memory, without device_map or tensor_parallel"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _revision_of_the_hub(self, info: ValidationInfo) -> ModelSpec:
+        of_hub = self.model.startswith("hub:")
+        if self.revision is not None and not of_hub and not (info.context or {}).get(STORED):
+            raise ValueError(
+                f"revision {self.revision!r} has no use: {self.model} is not from the hub, which alone has versions; "
+                "leave it out, or name hub:ORG/NAME"
             )
         return self
 

@@ -11,14 +11,17 @@ import yaml
 from pydantic import ValidationError
 
 from engine.config.schema import Recipe
-from engine.config.section import Section, Values, mark_of, section_of
+from engine.config.section import STORED, Section, Values, mark_of, section_of
 from engine.errors import DraftbenchError, boundary, did_you_mean
 from engine.untrusted.yaml_text import parse_yaml, read_yaml
 
 
-def parse_recipe(values: Mapping[str, Any]) -> Recipe:
-    """A checked recipe. Raises DraftbenchError naming each bad key and the nearest known one."""
-    return parse_section(Recipe, values)
+def parse_recipe(values: Mapping[str, Any], *, stored: bool = False) -> Recipe:
+    """A checked recipe. Raises DraftbenchError naming each bad key and the nearest known one.
+
+    `stored`: it is that of a run that there is already, which may name what has no use: it was made without.
+    """
+    return parse_section(Recipe, values, stored=stored)
 
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-def parse_section(section: type[AnySection], values: Mapping[str, Any]) -> AnySection:
+def parse_section(section: type[AnySection], values: Mapping[str, Any], *, stored: bool = False) -> AnySection:
     """As `parse_recipe`, for a recipe of another kind: one that writes prompts or tunes a target."""
     why, fix = (
         "a run must be made from exactly what the recipe says",
@@ -35,15 +38,15 @@ def parse_section(section: type[AnySection], values: Mapping[str, Any]) -> AnySe
     )
     with boundary("the recipe cannot be read", fix, why):
         try:
-            return section.model_validate(values)
+            return section.model_validate(values, context={STORED: stored})
         except ValidationError as error:
             lines = [_explain(item, section) for item in error.errors()]
             raise DraftbenchError("the recipe is not valid: " + "; ".join(lines), why, fix) from None
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, stored: bool = False) -> Recipe:
     """Read a YAML recipe (and the one its `base` key names, under it) and apply `key.sub=value` overrides."""
-    return load_section(Recipe, path, overrides)
+    return parse_recipe(apply_overrides(recipe_values(path), overrides), stored=stored)
 
 
 def load_section(section: type[AnySection], path: Path, overrides: Sequence[str] = ()) -> AnySection:

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 MOST = 2**63 - 1
 MOST_TOKENS = 1_000_000  # of an answer, a pass or a vocabulary: beyond any model, and still fit to compute with
 
+STORED = "stored"  # of a validation's context: true for the recipe of a run that there is already
 Values = Mapping[str, Any]  # a recipe as YAML holds it: unchecked, keys may be missing
 
 

@@ -263,6 +263,13 @@ def read_folder(path: Path, source: PromptSource) -> Iterator[Row]:
     return _rows_of_dataset(loaded, source)
 
 
+def unused_of_folder(path: Path) -> tuple[str, ...]:
+    """The settings of a source that `read_folder` does not use for this folder."""
+    if (path / "dataset_dict.json").exists():
+        return ("revision", "config")
+    return ("revision", "config", "split") if (path / "state.json").exists() else ("revision",)
+
+
 def read_hub(name: str, source: PromptSource) -> Iterator[Row]:
     """Read a dataset of the Hugging Face hub."""
     if not _HUB_NAME.fullmatch(name):

@@ -11,7 +11,7 @@ from typing import NotRequired
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.config.schema import PromptSource
 from engine.data.columns import ColumnUse, Usage
-from engine.data.formats import FILE_READERS, MAX_FILE_BYTES, Row, read_file, read_folder, read_hub
+from engine.data.formats import FILE_READERS, MAX_FILE_BYTES, Row, read_file, read_folder, read_hub, unused_of_folder
 from engine.data.packs.sets import PREFIX, SetOrigin, set_file, set_origin
 from engine.data.records import BadRecordError, to_prompt
 from engine.errors import DraftbenchError, boundary
@@ -20,6 +20,7 @@ from engine.paths import resolve_input
 from engine.untrusted.regular_files import printable, regular_files, require_regular
 
 _HUB = "hub:"
+_PARTS = ("split", "config", "revision")  # of a source that has several
 _SHOWN = 5
 _MAX_TRANSLATIONS = 12
 _MAX_CHARACTERS = 512 * 1024**2  # of one source
@@ -57,17 +58,22 @@ class PromptSet:
 
 
 def read_prompts(
-    sources: Sequence[PromptSource], *, skip_bad: bool = False, relative_to: Path | None = None
+    sources: Sequence[PromptSource],
+    *,
+    skip_bad: bool = False,
+    relative_to: Path | None = None,
+    stored: bool = False,
 ) -> PromptSet:
     """Read all prompts of `sources`, each with a unique id.
 
     A record without an `id` gets `<file stem>-<line>`. `relative_to` is the recipe's folder. Raises DraftbenchError for
-    a source that cannot be read or has no prompt, and, unless `skip_bad`, for any bad row.
+    a source that cannot be read or has no prompt, unless `stored` (the sources of a run that there is already) for one
+    with settings that have no use, and unless `skip_bad` for any bad row.
     """
     whole = PromptSet([], [], [])
     taken: set[str] = set()
     for source, stem in zip(sources, _stems(sources), strict=True):
-        part = _read_source(source, stem, taken, relative_to)
+        part = _read_source(source, stem, taken, relative_to, stored)
         whole.prompts.extend(part.prompts)
         whole.bad.extend(part.bad)
         whole.sources.extend(part.sources)
@@ -82,9 +88,9 @@ def read_prompts(
     return whole
 
 
-def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: Path | None) -> PromptSet:
+def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: Path | None, stored: bool) -> PromptSet:
     """Read the prompts of one source, and add their ids to `taken`."""
-    rows, sha256 = open_source(source, relative_to)
+    rows, sha256 = open_source(source, relative_to, stored=stored)
     prompts: list[Prompt] = []
     bad: list[BadRow] = []
     usage, seen = Usage(source), Counter[str]()
@@ -129,15 +135,20 @@ def _prompt_of(
     return prompt
 
 
-def open_source(source: PromptSource, relative_to: Path | None) -> tuple[Iterator[Row], str | None]:
+def open_source(
+    source: PromptSource, relative_to: Path | None, *, stored: bool = False
+) -> tuple[Iterator[Row], str | None]:
     """Return the rows of a source and the hash of its bytes; None for the hub, whose files are not at hand.
 
-    Raises DraftbenchError if it cannot be opened, and, while rows are read, if the whole source is unusable.
+    Raises DraftbenchError if it cannot be opened, unless `stored` if it has settings that would not be used, and, while
+    rows are read, if the whole source is unusable.
     """
     if source.path.startswith(_HUB):
         return read_hub(source.path.removeprefix(_HUB), source), None
     path = set_file(source.path) if source.path.startswith(PREFIX) else resolve_input(source.path, relative_to)
     with boundary(f"cannot read {printable(source.path)}", "check the path and its permissions"):
+        if not stored:
+            _refuse_unused(source, path)
         if path.is_dir():
             files = regular_files(path, MAX_FILE_BYTES, source.path)  # before Datasets opens what may not be a file
             sha256 = content_hash([[file.relative_to(path).as_posix(), sha256_file(file)] for file in files])
@@ -145,6 +156,21 @@ def open_source(source: PromptSource, relative_to: Path | None) -> tuple[Iterato
         reader = read_file(path, source)
         require_regular(path, MAX_FILE_BYTES, source.path)
         return reader, sha256_file(path)
+
+
+def _refuse_unused(source: PromptSource, path: Path) -> None:
+    """Raise DraftbenchError for settings that a source of this machine is read without."""
+    unused = _PARTS if path.is_file() else unused_of_folder(path)
+    fields = PromptSource.model_fields
+    given = [f"{name} {value!r}" for name in unused if (value := getattr(source, name)) != fields[name].default]
+    if given:
+        raise DraftbenchError(
+            f"{printable(source.path)} is read without the {' and the '.join(given)} that is named",
+            "a file has no splits, configurations or versions"
+            if path.is_file()
+            else "a folder has no versions; one that Datasets saved has no configurations, and no splits if it is one",
+            "leave that out, or name a source that has it: hub:NAME, or a Datasets folder",
+        )
 
 
 def _stems(sources: Sequence[PromptSource]) -> list[str]:

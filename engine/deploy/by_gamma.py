@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from engine.deploy.expected import is_of_another_draft, is_whole
+from engine.deploy.expected import is_whole, step_times_of
 from engine.errors import DraftbenchError, boundary
 from engine.measure.compare import SAME_TEMPERATURE
 from engine.measure.predicted_speed import GammaChoice, RoundCosts, predict_speed, rounds_table
@@ -77,10 +77,8 @@ def speed_by_gamma(run: RunFolder) -> SpeedByGamma | None:
 
 def _costs(run: RunFolder, speed: Speed) -> tuple[RoundCosts | None, str, list[str]]:
     """Seconds of a plain step and of a round by gamma, where they come from, and what was not used."""
-    times, notes = StepTimes.load(run.path)
-    if times is not None and is_of_another_draft(run, times):
-        notes.append("its step times are of an earlier draft of this run, and not used")
-    elif times is not None and (cell := _cell(times)) is not None:
+    times, notes = step_times_of(run)
+    if times is not None and (cell := _cell(times)) is not None:
         rounds = {gamma: cell.at(gamma).turns for gamma in cell.gammas}
         return RoundCosts(cell.at(0).turns, rounds), "step times of each gamma", notes
     ratios = {row.gamma: _cost(row) for row in speed.by_gamma}

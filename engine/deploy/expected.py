@@ -147,13 +147,11 @@ class _Timing:
     @classmethod
     def of_run(cls, run: RunFolder, summary: Summary) -> _Timing:
         again = f"`draftbench measure {run.id} --batch-sizes {_BATCHED}`"
-        times, notes = StepTimes.load(run.path)
+        times, notes = step_times_of(run)
         cells = () if times is None else tuple(cell for cell in times.cells[:_MOST_CELLS] if is_whole(cell))
         if times is not None and len(cells) < len(times.cells):
             notes.append(f"{len(times.cells) - len(cells)} cells of step times are incomplete and not used")
         if times is not None and cells:
-            if is_of_another_draft(run, times):
-                notes.append(f"the step times are of an earlier draft of this run: {again} times this one")
             contexts = sorted({cell.context for cell in cells})
             usual = times.usual_context or contexts[0]
             nearest = min(contexts, key=lambda context: abs(context - usual))
@@ -173,10 +171,16 @@ class _Timing:
         return min(here, key=lambda cell: cell.batch_size, default=None)
 
 
-def is_of_another_draft(run: RunFolder, times: StepTimes) -> bool:
-    """Whether the run's draft has other weights than the one that was timed; of a run without weights no."""
+def step_times_of(run: RunFolder) -> tuple[StepTimes | None, list[str]]:
+    """The step times of the run's draft, None if there are none, and what was not used.
+
+    Times of a draft with other weights are not used; of a run without weights none are known to be others.
+    """
+    times, notes = StepTimes.load(run.path)
     path = run.path / "draft" / "best" / "draft.json"
-    return path.is_file() and read_object(path).get("weights_sha256") != times.draft_sha256
+    if times is not None and path.is_file() and read_object(path).get("weights_sha256") != times.draft_sha256:
+        return None, [*notes, "its step times are of an earlier draft of this run, and not used"]
+    return times, notes
 
 
 def is_whole(cell: StepCell) -> bool:

@@ -28,7 +28,7 @@ def prompts_of(file: str | None, run: RunFolder | None, limit: int) -> Sequence[
         )
     spec = run.recipe().prompts
     measured = set(Predictor.of_run(run.path, run.id).positions.prompt_id)
-    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad).prompts
+    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad, stored=True).prompts
     chosen = [prompt for prompt in heldout if prompt.id in measured]
     if not chosen:
         raise DraftbenchError(

@@ -10,6 +10,8 @@ for_server        an export for a server: preflight, target and start command be
 facts             what a server asks of the two models
 preflight         would the server take the pair?
 server_rules      the rules of each server
+tensor_parallel   what the devices that share a pair must be able to divide
+finding           what is wrong with a pair for a server
 start_command     the command that starts each server
 apart             a draft that is an adapter, apart from the shared draft
 steps             the steps, as whoever waits reads them
@@ -17,7 +19,7 @@ folder            the folder appears complete or not at all, and replaces only a
 check             does the exported folder measure like the run's draft?
 check_text        the text that this is measured on
 model_card        the model card
-whole_vocabulary  a trimmed draft with all of its target's ids
+whole_vocabulary  a draft with as many rows as its target
 small_draft       a checkpoint small enough to share
 
 A format of the catalogue is a file here, named after it, with `write` and `load`; the folder, the model card and the

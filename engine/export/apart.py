@@ -19,7 +19,7 @@ from engine.export import huggingface
 from engine.export.check_text import CheckText, fewer, text_at_hand
 from engine.export.export_run import check_export
 from engine.export.folder import CARD, refuse_taken, write_folder
-from engine.export.model_card import model_card
+from engine.export.model_card import code, model_card
 from engine.export.steps import LOAD, PAIR, WRITE, begin
 from engine.export.whole_vocabulary import with_whole_vocabulary
 from engine.measure.acceptance import draft_states
@@ -204,8 +204,8 @@ def _adapter_card(card: str, base: Path) -> str:
         "target.generate(**inputs, assistant_model=draft)",
         "```",
         "",
-        f"This folder is a LoRA adapter. Its base is the exported shared draft `{base.name}`; where that is moved to, "
-        "write as",
+        f"This folder is a LoRA adapter. Its base is the exported shared draft {code(base.name)}; where that is moved",
+        "to, write as",
         "`base_model_name_or_path` into `adapter_config.json`.",
         "",
         f"{NOTE}.",

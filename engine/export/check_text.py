@@ -86,7 +86,7 @@ def _own_prompts(recipe: Recipe, target: LoadedModel) -> tuple[PromptSplit, str]
     except DraftbenchError:
         pass
     try:
-        heldout = read_prompts(recipe.prompts.heldout, skip_bad=recipe.prompts.skip_bad).prompts
+        heldout = read_prompts(recipe.prompts.heldout, skip_bad=recipe.prompts.skip_bad, stored=True).prompts
         watched, measured = split_heldout(heldout, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
     except DraftbenchError as error:
         return PromptSplit([], [], []), error.what

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from engine.catalogue import DEFAULT_FORMAT, EXPORTERS
 from engine.decode.bare import remark_on_model
 from engine.errors import DraftbenchError, did_you_mean
@@ -16,7 +18,7 @@ from engine.export.folder import refuse_taken, write_folder
 from engine.export.for_server import Wishes, check_plan, plan, use_section, write_beside
 from engine.export.model_card import gguf_use, model_card
 from engine.export.steps import GREEDY, LOAD, PAIR, RATES, TEXT, WRITE, begin
-from engine.export.whole_vocabulary import with_whole_vocabulary
+from engine.export.whole_vocabulary import with_rows, with_whole_vocabulary
 from engine.measure.acceptance import draft_states
 from engine.models.draft import Draft, load_draft
 from engine.models.head import Head
@@ -66,15 +68,22 @@ def export_run(
     target = load_target(recipe)
     draft = load_draft(best, target)
     trimmed = Head.of(draft.model).ids is not None
-    text = text_at_hand(home, run, recipe, target) if check or trimmed else None
+    rows = made.rows if made is not None else None  # of the served target, where the draft has others
+    text = text_at_hand(home, run, recipe, target) if check or trimmed or rows else None
     if text is not None and not text.prompts.measured:
         raise DraftbenchError(
             f"there is no text to check the export of run {run.id} on",
             f"no prompt at hand fits the target: {text.origin}",
             "put the run's prompt files back, or add --no-check",
         )
-    if trimmed and text is not None:
-        draft = _with_all_ids(draft, text, home, target, progress)
+    load = form.load
+    if text is not None and (trimmed or rows):
+        states = _states(draft, text, home, target, progress)
+        if trimmed:
+            draft = Draft(with_whole_vocabulary(draft, states, target.vocab_rows), draft.info)
+        if rows:
+            draft = Draft(with_rows(draft.model, states, rows), draft.info)
+            load = _with_rows_of(target, states, form.load)
     begin(progress, WRITE, check=check)
     provenance, note = Provenance.read(run.path) or Provenance(), remark_on_model(target.model)
     use = gguf_use(rounding) if rounding is not None else None
@@ -106,7 +115,7 @@ def export_run(
         report |= {"served": served, "notes": [*report["notes"], *served.pop("notes")]}
     if check and text is not None:
         allowed = ALLOWED[rounding or ""]
-        report |= check_export(form.load, run, out, fewer(text, home, target), home, target, progress, allowed)
+        report |= check_export(load, run, out, fewer(text, home, target), home, target, progress, allowed)
     return report
 
 
@@ -169,10 +178,18 @@ def check_export(
     }
 
 
-def _with_all_ids(draft: Draft, text: CheckText, home: Home, target: LoadedModel, progress: Progress) -> Draft:
-    """The draft with all of its target's ids: serving engines know no trimmed head of this form."""
+def _states(draft: Draft, text: CheckText, home: Home, target: LoadedModel, progress: Progress) -> torch.Tensor:
+    """What enters the draft's head on the target's text: [position, width]."""
     plans = text.plans(home, target)
     warmest = plans[max(plans)]  # the text that wanders most
     answers = capture("text of the target", warmest, target, text.recipe.capture, progress)
-    states = draft_states(draft.model, answers, most_tokens=_STATES)
-    return Draft(with_whole_vocabulary(draft, states, target.vocab_rows), draft.info)
+    return draft_states(draft.model, answers, most_tokens=_STATES)
+
+
+def _with_rows_of(target: LoadedModel, states: torch.Tensor, load: Load) -> Load:
+    """`load`, and the rows of the run's own target, which the draft is checked with."""
+
+    def loaded(folder: Path, dtype: torch.dtype, device: torch.device, *, remote_code: bool = False) -> Any:
+        return with_rows(load(folder, dtype, device, remote_code=remote_code), states, target.vocab_rows)
+
+    return loaded

@@ -42,6 +42,10 @@ class ModelFacts:
     context_tokens: int | None = None
     dtype: str = "bfloat16"
     heads: int = 1
+    kv_heads: int | None = None
+    """Key-value heads; None: as many as `heads`."""
+    feed_forward: tuple[int, ...] = ()
+    """Widths of the feed-forward layers; () if the settings do not say."""
     encoder_decoder: bool = False
     own_code: bool = False
     """Whether its classes come with the model."""
@@ -121,13 +125,12 @@ def draft_facts(run: RunFolder, target: ModelSpec, tokenizer: Any, *, with_gguf:
     return _facts(f"the draft of run {run.id}", config, tokenizer, target, dtype, with_gguf)
 
 
-def pair_of(run: RunFolder, recipe: Recipe, served_target: ModelSpec | None = None, *, with_gguf: bool = True) -> Pair:
-    """The run's draft and its target, or the one that the server has instead."""
+def pair_of(run: RunFolder, recipe: Recipe, served: ModelSpec, *, with_gguf: bool = True) -> Pair:
+    """The run's draft and the target that is served, the run's own or another copy."""
     tokenizer = load_tokenizer(recipe.target)  # which takes a second
     draft = draft_facts(run, recipe.target, tokenizer, with_gguf=with_gguf)
-    if served_target is not None:
-        return Pair(target_facts(served_target, load_tokenizer(served_target), with_gguf=with_gguf), draft)
-    return Pair(target_facts(recipe.target, tokenizer, with_gguf=with_gguf), draft)
+    other = tokenizer if served is recipe.target else load_tokenizer(served)
+    return Pair(target_facts(served, other, with_gguf=with_gguf), draft)
 
 
 def _facts(name: str, config: Any, tokenizer: Any, spec: ModelSpec, dtype: str, with_gguf: bool) -> ModelFacts:
@@ -154,10 +157,37 @@ def _facts(name: str, config: Any, tokenizer: Any, spec: ModelSpec, dtype: str, 
         context_tokens=getattr(text, "max_position_embeddings", None),
         dtype=dtype,
         heads=int(getattr(text, "num_attention_heads", 1) or 1),
+        kv_heads=_whole(getattr(text, "num_key_value_heads", None)),
+        feed_forward=feed_forward_widths(text),
         encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
         own_code=bool(getattr(config, "auto_map", None)),
         no_gguf=no_gguf,
     )
+
+
+def feed_forward_widths(settings: Any) -> tuple[int, ...]:
+    """Of a model's text settings the widths of its feed-forward layers that are divided; () if they do not say.
+
+    With experts the width of an expert, and that of the whole layers where the model has such layers too.
+    """
+    whole = ["intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner"]
+    experts = _sizes(settings, "moe_intermediate_size", "shared_expert_intermediate_size")
+    if experts:
+        some_whole = getattr(settings, "first_k_dense_replace", 0) or getattr(settings, "mlp_only_layers", ())
+        return experts + (_sizes(settings, "intermediate_size") if some_whole else ())
+    if not _sizes(settings, *whole) and hasattr(settings, "n_inner"):  # GPT-2 leaves it out
+        return (4 * int(settings.hidden_size),)
+    return _sizes(settings, *whole)
+
+
+def _sizes(settings: Any, *names: str) -> tuple[int, ...]:
+    given = [getattr(settings, name, None) for name in names]
+    listed = [size for value in given for size in (value if isinstance(value, list | tuple) else [value])]
+    return tuple(dict.fromkeys(size for size in listed if isinstance(size, int) and size > 0))
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _get(settings: Any, name: str) -> Any:

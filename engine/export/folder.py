@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
 from engine.stopping import keeping
+from engine.untrusted.regular_files import printable
 
 CARD = "README.md"
 _TAG = "draftbench"  # in the model card's front matter: what is replaced must be an earlier export
@@ -61,7 +62,11 @@ def _beside(folder: Path) -> Path:
 
 
 def refuse_taken(folder: Path, overwrite: bool) -> None:
-    """Raise DraftbenchError if an export to `folder` would destroy something."""
+    """Raise DraftbenchError if an export to `folder` would destroy something, or if files could not name the folder."""
+    if printable(folder) != str(folder):
+        raise DraftbenchError(
+            f"the name {printable(folder)} is not UTF-8", "the start script's settings could not name it", "rename it"
+        )
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not _is_export(folder):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.catalogue import Proposals
+from engine.catalogue import Proposals, Server
 from engine.config.schema import ModelSpec, Recipe
 from engine.errors import DraftbenchError
 from engine.export import gguf
 from engine.export.facts import Asked, Pair, pair_of
 from engine.export.gguf_quantise import quantiser
-from engine.export.model_card import public_name
+from engine.export.model_card import one_line, public_name
 from engine.export.preflight import Finding, preflight, refuse, server_card
+from engine.export.server_rules import MOST_ROWS_APART, first_difference
 from engine.export.start_command import (
     HERE,
     SETTINGS,
@@ -25,7 +26,7 @@ from engine.export.start_command import (
     tensorrt_settings,
 )
 from engine.models.load import LoadedModel
-from engine.models.locate import gguf_source, locate_adapter
+from engine.models.locate import gguf_source, local_model, locate_adapter
 from engine.runs.folder import RunFolder
 
 _TAKES_ADAPTERS = ("transformers", "vllm")
@@ -44,7 +45,7 @@ class Wishes:
     """none, merged or apart."""
     gguf: str | None = None
     served_target: str | None = None
-    """The target that the server has, if it is another copy than the run's: a folder, a .gguf file or hub:ORG/NAME."""
+    """The target that the server has, if it is another copy than the run's: named as `target.model`."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,11 @@ class Plan:
     pair: Pair
     findings: list[Finding]
     spec: ModelSpec
-    """The run's target."""
+    """The target that is served: the run's, or another copy of it."""
+    own_rows: int | None = None
+    """Rows of the draft in the run; None: those of `pair`."""
+    is_copy: bool = False
+    """Whether the served target is another copy than the run's."""
     top_k: int = 0
     top_p: float = 1.0
 
@@ -66,12 +71,16 @@ class Plan:
         return server_card(self.server)
 
     @property
+    def rows(self) -> int | None:
+        """The rows that the draft is written with, if they are not its own."""
+        return None if self.own_rows in (None, self.pair.draft.rows) else self.pair.draft.rows
+
+    @property
     def adapter(self) -> bool:
         return self.spec.adapter is not None and self.asked.target == "apart"
 
     def serving(self) -> Serving:
         """The start command's content. The draft lies at the top of the folder, a target in it or elsewhere."""
-        parallel = self.asked.tensor_parallel
         return Serving(
             gamma=self.asked.gamma,
             proposals=self.proposals,
@@ -80,8 +89,7 @@ class Plan:
             adapter=f"{HERE}/adapter" if self.adapter else None,
             adapter_rank=self.pair.target.adapter_rank or 0,
             context_tokens=self.asked.context_tokens or self.pair.context_tokens,
-            tensor_parallel=parallel,
-            draft_alone=self.pair.draft.heads % parallel != 0,
+            tensor_parallel=self.asked.tensor_parallel,
             top_k=self.top_k,
             top_p=self.top_p,
         )
@@ -90,24 +98,36 @@ class Plan:
         """Where the target is, seen from the script: in the folder or on the hub; None: the user has to say."""
         if self.asked.target == "merged":
             return f"{HERE}/target-f16.gguf" if self.card.weights == "gguf" else f"{HERE}/target"
-        named = self.spec.model.startswith("hub:") and self.card.weights != "gguf"
-        whole = self.spec.adapter is None or self.adapter
-        return self.spec.model.removeprefix("hub:") if named and whole else None
+        named = self.spec.model.startswith("hub:") and self.card.weights != "gguf" and self.spec.revision is None
+        return self.spec.model.removeprefix("hub:") if named and self._whole else None
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the server can load the target as it is, with its adapter beside it if it has one."""
+        return self.spec.adapter is None or self.adapter
 
     def needs(self) -> str:
         """The target in words, for whoever has to give it."""
         form = "a .gguf file" if self.card.weights == "gguf" else "a folder or a name on the hub"
-        name = public_name(self.spec.model)
-        if self.spec.adapter is None:
+        name = public_name(self.spec.model) + (
+            f" at revision {one_line(self.spec.revision)}" if self.spec.revision else ""
+        )
+        if self.spec.adapter is None or self.adapter:
             return f"{name}, {form}"
-        tuned = Path(self.spec.adapter).name
-        return f"{name}, {form}" if self.adapter else f"{name} with the adapter {tuned} merged into it, {form}"
+        return f"{name} with the adapter {one_line(Path(self.spec.adapter).name)} merged into it, {form}"
+
+    def _here(self) -> Path | None:
+        """The target on this machine as the server loads it; None if it is not here in that form."""
+        file = gguf_source(self.spec)
+        if self.card.weights == "gguf":
+            return file if self.spec.adapter is None else None
+        local = file is None and not self.spec.model.startswith("hub:")
+        return local_model(self.spec.model) if local and self._whole else None
 
     def command(self, folder: Path) -> str:
         """The command with the paths of an export in `folder`, for the terminal."""
         place = self.target_place()
-        source = gguf_source(self.spec) if self.card.weights == "gguf" and self.spec.adapter is None else None
-        target = place.replace(HERE, str(folder)) if place else str(source) if source else "TARGET"
+        target = place.replace(HERE, str(folder)) if place else str(self._here() or "TARGET")
         return shell(start_command(self.server, self.serving()), here=str(folder), target=target)
 
     def notes(self) -> list[str]:
@@ -116,8 +136,12 @@ class Plan:
         if self.adapter and self.server == "vllm":
             notes.append('Requests name the adapter as their model: "model": "tuned". The draft has no adapter.')
         if self.target_place() is None:
+            written = "" if self.is_copy else " --target merged writes one beside the draft."
+            notes.append(f"The target is not in the folder: {self.needs()}.{written}")
+        if self.rows is not None:
             notes.append(
-                f"The target is not in the folder: {self.needs()}. --target merged writes one beside the draft."
+                f"The draft has {self.rows:,} rows, as this target has; in the run it has {self.own_rows:,}. No token "
+                "uses the others."
             )
         if self.card.proposals != ("sampled",) and self.proposals == "argmax":
             notes.append(
@@ -147,9 +171,9 @@ def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
     Raises DraftbenchError for an unknown server, a run without a draft, and models that cannot be located.
     """
     card = server_card(wishes.server)
-    served = recipe.target.model_copy(update={"model": wishes.served_target, "adapter": None, "revision": None})
-    other = served if wishes.served_target else None
-    pair = pair_of(run, recipe, other, with_gguf=card.weights == "gguf")
+    spec = recipe.target if wishes.served_target is None else _served(card, wishes, recipe.target)
+    own = pair_of(run, recipe, spec, with_gguf=card.weights == "gguf")
+    pair = fitted(wishes.server, own)
     gguf_form = wishes.gguf or gguf.PRECISIONS[0]
     if wishes.gguf and card.weights != "gguf":
         raise DraftbenchError(
@@ -172,10 +196,47 @@ def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
         wishes.proposals or card.proposals[0],
         pair,
         preflight(wishes.server, pair, asked),
-        recipe.target,
+        spec,
+        own.draft.rows,
+        wishes.served_target is not None,
         recipe.measure.top_k,
         recipe.measure.top_p,
     )
+
+
+def _served(card: Server, wishes: Wishes, own: ModelSpec) -> ModelSpec:
+    """The copy of the target that the server has.
+
+    Raises DraftbenchError for one in a form that the server does not load, and if a target is to be written too.
+    """
+    name = wishes.served_target
+    if wishes.target in ("merged", "apart"):
+        raise DraftbenchError(
+            f"--target {wishes.target} with --served-target",
+            "the server has its target already",
+            "leave one of them out",
+        )
+    spec = ModelSpec.model_validate({**own.model_dump(), "model": name, "adapter": None, "revision": None})
+    form = "gguf" if gguf_source(spec) is not None else "safetensors"
+    loaded = "gguf" if card.weights == "gguf" else "safetensors"
+    if form != loaded:
+        raise DraftbenchError(
+            f"--served-target {name} for {card.title}",
+            f"its weights are {form}, and {card.title} loads {loaded}",
+            "name the target in the form that the server loads",
+        )
+    return spec
+
+
+def fitted(server: str, pair: Pair) -> Pair:
+    """The pair with the draft's rows as it is exported: as many as the target's, where all others are no token's.
+
+    llama.cpp takes some that differ, and then the draft stays as it is.
+    """
+    target, draft = pair.target, pair.draft
+    padding_alone = first_difference(pair) is None and len(draft.tokens) <= min(target.rows, draft.rows)
+    close_enough = server == "llama.cpp" and abs(target.rows - draft.rows) <= MOST_ROWS_APART
+    return Pair(target, replace(draft, rows=target.rows)) if padding_alone and not close_enough else pair
 
 
 def target_form(wishes: Wishes, spec: ModelSpec) -> str:

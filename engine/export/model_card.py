@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from engine.config.schema import Recipe
@@ -11,6 +12,7 @@ from engine.numbers import bounds, number
 from engine.records.certificate import Certificate
 from engine.records.provenance import Provenance
 from engine.records.summary import Summary
+from engine.untrusted.visible import visible
 
 
 def model_card(
@@ -36,9 +38,9 @@ def model_card(
         "tags: [speculative-decoding, draft-model, draftbench]",
         "---",
         "",
-        f"# Draft model for `{public_name(recipe.target.model)}{_adapter(recipe)}`",
+        f"# Draft model for {code(public_name(recipe.target.model) + _adapter(recipe))}",
         "",
-        f"Trained by Draftbench run `{run_id}` for the domain *{recipe.prompts.domain}* "
+        f"Trained by Draftbench run `{run_id}` for the domain {code(recipe.prompts.domain)} "
         f"({recipe.prompts.scenario} prompts, {recipe.train.mode}, {losses}).",
         "",
         "It proposes tokens that the target verifies; the output stays the target's. On its own it writes poor text.",
@@ -105,7 +107,7 @@ def _transformers_use(dtype: str | None) -> list[str]:
         "```python",
         "from transformers import AutoModelForCausalLM",
         "",
-        f'draft = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype="{dtype or "auto"}")',
+        f'draft = AutoModelForCausalLM.from_pretrained("THIS_FOLDER", dtype={dtype or "auto"!a})',
         "target.generate(**inputs, assistant_model=draft)",
         "```",
     ]
@@ -129,9 +131,21 @@ def _certificate(certificate: Certificate) -> list[str]:
 
 
 def _adapter(recipe: Recipe) -> str:
-    return f" + {Path(recipe.target.adapter).name}" if recipe.target.adapter else ""
+    return f" + {one_line(Path(recipe.target.adapter).name)}" if recipe.target.adapter else ""
 
 
 def public_name(model: str) -> str:
     """A model's name as it may be published: of a local path the last part, not the folders of whoever made it."""
-    return Path(model).name if Path(model).is_absolute() else model.removeprefix("hub:")
+    return one_line(Path(model).name if Path(model).is_absolute() else model.removeprefix("hub:"))
+
+
+def one_line(name: str) -> str:
+    """A name on one line, with a sign for each hidden character."""
+    return visible(name.replace("\n", "\u240a").replace("\t", "\u2409"))
+
+
+def code(name: str) -> str:
+    """A name as code in Markdown."""
+    text = one_line(name)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"

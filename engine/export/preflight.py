@@ -9,7 +9,8 @@ from __future__ import annotations
 from engine.catalogue import SERVERS, Server
 from engine.errors import DraftbenchError, did_you_mean
 from engine.export.facts import Asked, Pair
-from engine.export.server_rules import RULES, Finding, Findings
+from engine.export.finding import Finding, Findings
+from engine.export.server_rules import RULES
 
 __all__ = ["EXPORTED_FOR", "Finding", "preflight", "refuse", "server_card"]
 

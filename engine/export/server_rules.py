@@ -6,13 +6,13 @@ The reasons are the servers' own words where they have some: read in vLLM 0.32.0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
 
-from engine.export.facts import Asked, ModelFacts, Pair
+from engine.export.facts import Asked, Pair
+from engine.export.finding import Finding, Findings
+from engine.export.tensor_parallel import cannot_share
 
-_MOST_APART, _FIRST_COMPARED = 128, 5  # common/speculative.cpp of llama.cpp
+MOST_ROWS_APART, _FIRST_COMPARED = 128, 5  # common/speculative.cpp of llama.cpp
 # Of the table of models in TensorRT-LLM's documentation (1.3.0rc24), those that a draft can be a smaller copy of.
 _TENSORRT = (
     "AfmoeForCausalLM",
@@ -40,39 +40,6 @@ _TENSORRT = (
     "Qwen3MoeForCausalLM",
 )
 
-Level = Literal["refused", "warning"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is wrong with a pair for a server: why, as the server itself would say it, and what to do."""
-
-    level: Level
-    what: str
-    reason: str
-    fix: str
-
-
-Findings = Iterator[Finding]
-
-
-def _heads(role: str, model: ModelFacts, parts: int, fix: str) -> Findings:
-    if model.heads % parts:
-        yield Finding(
-            "refused",
-            f"the {role} has {model.heads} attention heads, which {parts} devices cannot share",
-            f"Total number of attention heads ({model.heads}) must be divisible by tensor parallel size ({parts}).",
-            fix,
-        )
-
-
-def _parallel(pair: Pair, asked: Asked, *, draft_apart: bool = False) -> Findings:
-    heads = sorted({pair.target.heads, pair.draft.heads}, reverse=True)
-    fix = f"choose a --tensor-parallel that divides {' and '.join(map(str, heads))}"
-    yield from _heads("target", pair.target, asked.tensor_parallel, fix)
-    if not draft_apart:
-        yield from _heads("draft", pair.draft, asked.tensor_parallel, fix)
-
 
 def first_difference(pair: Pair, start: int = 0) -> int | None:
     """The first id from `start` on that has another text in the draft; None if those that both have agree."""
@@ -98,8 +65,8 @@ def _vllm(pair: Pair, asked: Asked) -> Findings:
             f"the target has {target.rows:,} rows and the draft {draft.rows:,}",
             "Target and draft model should have the same vocabulary size. Target model "
             f"vocab_size={target.rows}. Draft model vocab_size={draft.rows}.",
-            "export with the target that is served (--served-target), or, with argmax proposals alone, add "
-            '"use_heterogeneous_vocab": true to --speculative-config',
+            f'{_SAME_FAMILY}, or, with argmax proposals alone, add "use_heterogeneous_vocab": true to '
+            "--speculative-config",
         )
     elif (i := first_difference(pair)) is not None:
         yield Finding(
@@ -109,16 +76,7 @@ def _vllm(pair: Pair, asked: Asked) -> Findings:
             "accepted",
             _SAME_FAMILY,
         )
-    # vLLM runs the draft on one device if it is told to, so only the target has to be divisible.
-    yield from _parallel(pair, asked, draft_apart=True)
-    if draft.heads % asked.tensor_parallel and not target.heads % asked.tensor_parallel:
-        yield Finding(
-            "warning",
-            f"the draft has {draft.heads} attention heads, which {asked.tensor_parallel} devices cannot share",
-            f"Total number of attention heads ({draft.heads}) must be divisible by tensor parallel size "
-            f"({asked.tensor_parallel}).",
-            'the command runs the draft on one device: "draft_tensor_parallel_size": 1',
-        )
+    yield from cannot_share("vllm", pair, asked)
     yield from _shorter(pair, asked, "past it vLLM proposes nothing")
 
 
@@ -142,7 +100,7 @@ def _sglang(pair: Pair, asked: Asked) -> Findings:
             "refused",
             f"the target has {target.rows:,} rows and the draft {draft.rows:,}",
             "the rejection sampler compares probabilities row by row, and the two have different shapes",
-            "export with the target that is served (--served-target)",
+            _SAME_FAMILY,
         )
     if asked.target == "apart":
         yield Finding(
@@ -152,7 +110,7 @@ def _sglang(pair: Pair, asked: Asked) -> Findings:
             "STANDALONE.",
             "give --target merged",
         )
-    yield from _parallel(pair, asked)
+    yield from cannot_share("sglang", pair, asked)
     longest = asked.context_tokens or target.context_tokens
     if longest and draft.context_tokens and longest > draft.context_tokens:
         yield Finding(
@@ -237,12 +195,12 @@ def _llama_vocabulary(pair: Pair) -> Findings:
             "draft model eos tokens must match target model to use speculation. "
             f"add: {target.adds_eos:d} - {draft.adds_eos:d}, id: {_id(target.eos)} - {_id(draft.eos)})"
         )
-    elif apart > _MOST_APART:
+    elif apart > MOST_ROWS_APART:
         what = f"the target has {target.rows:,} ids and the draft {draft.rows:,}"
         reason = (
             "draft model vocab must closely match target model to use speculation but target vocab size "
             f"{target.rows} does not match draft vocab size {draft.rows} - difference {apart}, max allowed "
-            f"{_MOST_APART}"
+            f"{MOST_ROWS_APART}"
         )
     elif different is not None:
         what = _texts(pair, different)
@@ -287,7 +245,7 @@ def _tensorrt(pair: Pair, asked: Asked) -> Findings:
             "the draft model path of TensorRT-LLM is documented for whole models alone",
             "give --target merged",
         )
-    yield from _parallel(pair, asked)
+    yield from cannot_share("tensorrt-llm", pair, asked)
     yield from _shorter(pair, asked, "past it the draft proposes noise")
 
 
@@ -299,7 +257,7 @@ def _transformers(pair: Pair, asked: Asked) -> Findings:
             f"the target has {target.rows:,} rows and the draft {draft.rows:,}",
             "The main and assistant models have different tokenizers. Please provide `tokenizer` and "
             "`assistant_tokenizer` to `generate()`",
-            "export with the target that is served (--served-target)",
+            _SAME_FAMILY,
         )
     elif (i := first_difference(pair)) is not None:
         yield Finding(

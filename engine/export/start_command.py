@@ -7,17 +7,20 @@ that the caller replaces: a file beside the weights says where it lies itself, t
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from engine.catalogue import Proposals
 
-HERE, TARGET = "@HERE@", "@TARGET@"
-"""The folder of the export, and the target, in a command that is not at its place yet."""
+HERE, HERE_IN_JSON, TARGET = "@HERE@", "@HERE_IN_JSON@", "@TARGET@"
+"""The folder of the export, the same inside a text of JSON, and the target, in a command that is not at its place yet.
+"""
 SETTINGS = "speculative.yaml"
 """The file in which TensorRT-LLM reads its settings."""
 _PORT = 8000
+_MARKS = re.compile(f"({HERE}|{HERE_IN_JSON}|{TARGET})")
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,6 @@ class Serving:
     adapter_rank: int = 0
     context_tokens: int | None = None
     tensor_parallel: int = 1
-    draft_alone: bool = False
-    """The draft cannot be shared by all devices, so one has it."""
     top_k: int = 0
     top_p: float = 1.0
     """The sampling that was measured; 0 and 1: all tokens."""
@@ -53,23 +54,29 @@ def script(server: str, serving: Serving, *, target: str | None, needs: str) -> 
     """
     if server == "transformers":
         return "serve.py", _python(serving, target, needs)
-    given = f'TARGET="${{1:-{_at_home(target)}}}"' if target else f'TARGET="${{1:?give the target: {needs}}}"'
+    missing = f"{{ printf '%s\\n' {shlex.quote(f'give the target: {needs}')} >&2; exit 2; }}"
+    command = shell(start_command(server, serving))
     lines = [
         "#!/bin/sh",
-        f"# Starts the server with the draft of this folder; the first argument is the target ({needs}).",
-        "# More arguments are passed on. It listens on this machine alone: add --host to change that.",
+        "# Starts the server with the draft of this folder. The first argument is the target, unless it begins with a",
+        "# dash (write ./-NAME for a folder that does); all others are passed on.",
+        "# It listens on this machine alone: add --host to change that.",
         "set -eu",
-        'HERE="$(cd "$(dirname "$0")" && pwd)"',
-        given,
-        "[ $# -gt 0 ] && shift",
-        f'exec {shell(start_command(server, serving))} \\\n  "$@"',
+        'HERE="$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)"',
+        *(
+            ['HERE_IN_JSON="$(printf %s "$HERE" | LC_ALL=C sed \'s/["\\]/\\\\&/g\')"']
+            if "$HERE_IN_JSON" in command
+            else []
+        ),
+        '[ "${1-given}" ] || shift',  # an empty one stands for none
+        'case "${1:--}" in',
+        f"  -*) {missing if target is None else f'TARGET={_word(target, None, None)}'} ;;",
+        '  *) TARGET="$1"; shift ;;',
+        "esac",
+        f'exec {command} \\\n  "$@"',
         "",
     ]
     return "serve.sh", "\n".join(lines)
-
-
-def _at_home(path: str) -> str:
-    return path.replace(HERE, "$HERE")
 
 
 def shell(command: list[list[str]], *, here: str | None = None, target: str | None = None) -> str:
@@ -78,25 +85,26 @@ def shell(command: list[list[str]], *, here: str | None = None, target: str | No
 
 
 def _word(word: str, here: str | None, target: str | None) -> str:
-    for mark, value in ((HERE, here), (TARGET, target)):
+    """One argument for a shell. What replaces a mark is never searched for marks itself."""
+    values = {HERE: here, HERE_IN_JSON: None if here is None else json.dumps(here)[1:-1], TARGET: target}
+    quoted, text = "", ""
+    for part in _MARKS.split(word):
+        value = values.get(part, part)
         if value is not None:
-            word = word.replace(mark, value)
-    quoted = shlex.quote(word)
-    inside = quoted.startswith("'")
-    for mark, name in ((HERE, "HERE"), (TARGET, "TARGET")):
-        quoted = quoted.replace(mark, f"'\"${name}\"'" if inside else f'"${name}"')
-    return quoted
+            text += value
+        else:
+            quoted += (shlex.quote(text) if text else "") + f'"${part.strip("@")}"'
+            text = ""
+    return quoted + (shlex.quote(text) if text or not quoted else "")
 
 
 def _vllm(serving: Serving) -> list[list[str]]:
     config: dict[str, Any] = {
         "method": "draft_model",
-        "model": serving.draft,
+        "model": serving.draft.replace(HERE, HERE_IN_JSON),
         "num_speculative_tokens": serving.gamma,
         "draft_sample_method": "greedy" if serving.proposals == "argmax" else "probabilistic",
     }
-    if serving.draft_alone:
-        config["draft_tensor_parallel_size"] = 1
     lines = [
         ["vllm", "serve", serving.target],
         ["--speculative-config", json.dumps(config)],
@@ -110,7 +118,8 @@ def _vllm(serving: Serving) -> list[list[str]]:
     if serving.adapter:
         lines += [
             ["--enable-lora"],
-            ["--lora-modules", f"tuned={serving.adapter}"],
+            # as JSON: the form NAME=PATH takes no "=" or "," in a path
+            ["--lora-modules", json.dumps({"name": "tuned", "path": serving.adapter.replace(HERE, HERE_IN_JSON)})],
             ["--max-lora-rank", str(_rank(serving.adapter_rank))],
         ]
     return [*lines, ["--host", "127.0.0.1"], ["--port", str(_PORT)]]
@@ -190,14 +199,14 @@ def _transformers(serving: Serving) -> list[list[str]]:
 
 def _python(serving: Serving, target: str | None, needs: str) -> str:
     """A program that answers one question with the pair; `transformers serve` has no assistant."""
-    default = "None" if target is None else json.dumps(target.removeprefix(f"{HERE}/"))
-    beside = target is not None and target.startswith(HERE)
-    adapter = json.dumps(serving.adapter.removeprefix(f"{HERE}/")) if serving.adapter else "None"
+    adapter = serving.adapter.removeprefix(f"{HERE}/") if serving.adapter else None
+    beside = target is not None and target.startswith(f"{HERE}/")
+    place = f"str(HERE / {target.removeprefix(f'{HERE}/')!a})" if target is not None and beside else f"{target!a}"
     return f'''"""Answers a question with the target, assisted by the draft of this folder.
 
     python serve.py [TARGET] [QUESTION]
 
-TARGET is {needs}. One question at a time: generate() with an assistant takes no batch.
+One question at a time: generate() with an assistant takes no batch.
 """
 
 import sys
@@ -206,17 +215,17 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
-TARGET, ADAPTER = {f"str(HERE / {default})" if beside else default}, {adapter}
+TARGET, ADAPTER = {place}, {adapter!a}
 
 given = sys.argv[1] if len(sys.argv) > 1 else TARGET
 if given is None:
-    sys.exit("give the target: {needs}")
+    sys.exit({f"give the target: {needs}"!a})
 question = sys.argv[2] if len(sys.argv) > 2 else "Why do leaves turn red in autumn?"
 tokenizer = AutoTokenizer.from_pretrained(HERE)
-target = AutoModelForCausalLM.from_pretrained(given, dtype="{serving.dtype}")
+target = AutoModelForCausalLM.from_pretrained(given, dtype={serving.dtype!a})
 if ADAPTER is not None:
     target.load_adapter(str(HERE / ADAPTER))
-draft = AutoModelForCausalLM.from_pretrained(HERE, dtype="{serving.dtype}")
+draft = AutoModelForCausalLM.from_pretrained(HERE, dtype={serving.dtype!a})
 inputs = tokenizer.apply_chat_template(
     [{{"role": "user", "content": question}}], add_generation_prompt=True, return_tensors="pt", return_dict=True
 )

@@ -23,7 +23,7 @@ def read_recipe(folder: Path) -> Recipe:
         values = parse_yaml(raw.decode("utf-8"), str(path), _NO_RECIPE)
         if not isinstance(values, dict):
             raise DraftbenchError(f"{path} holds no recipe", "a recipe is a mapping of sections", _NO_RECIPE)
-        return parse_recipe(values)
+        return parse_recipe(values, stored=True)
 
 
 _NO_RECIPE = "restore it, or remove the run with `draftbench runs remove`"

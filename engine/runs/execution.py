@@ -152,7 +152,7 @@ def measure_again(home: Home, run: RunFolder, overrides: Sequence[str]) -> Summa
             "the draft is trained already",
             "use keys of measure., or start a new run",
         )
-    recipe = load_recipe(run.path / "config.yaml", overrides)
+    recipe = load_recipe(run.path / "config.yaml", overrides, stored=True)
     with _work(home, run) as progress:
         if recipe.times_server:
             summary = measure_served_alone(run, recipe, progress)

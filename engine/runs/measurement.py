@@ -52,7 +52,7 @@ def measure_served_alone(run: RunFolder, recipe: Recipe, progress: Progress) -> 
     """Time a served model, of which nothing is here; writes the table and returns the summary."""
     server, spec = recipe.capture.server, recipe.prompts
     assert server is not None  # the schema asks for one
-    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad)
+    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad, stored=True)
     prompts = heldout.prompts[: recipe.measure.heldout_prompts]
     measured, left_out = measure_server(server, prompts, recipe.measure, progress=progress)
     for reason in left_out:

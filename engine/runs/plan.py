@@ -75,8 +75,8 @@ def split_prompts(recipe: Recipe, target: LoadedModel) -> PromptSplit:
     if not recipe.trains:
         return _measured_only(recipe, target)
     spec, measure = recipe.prompts, recipe.measure
-    train = read_prompts(spec.train, skip_bad=spec.skip_bad)
-    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad)
+    train = read_prompts(spec.train, skip_bad=spec.skip_bad, stored=True)
+    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad, stored=True)
     kept, repeats = remove_overlap(train.prompts, heldout.prompts)
     short = _within_limit(kept, spec.max_prompt_tokens, target)
     training = nested_subset(short, spec.train_prompts) if short else []
@@ -109,7 +109,7 @@ def split_prompts(recipe: Recipe, target: LoadedModel) -> PromptSplit:
 def _measured_only(recipe: Recipe, target: LoadedModel) -> PromptSplit:
     """The prompts of a run that trains nothing: no draft is chosen, so none are set aside to choose it by."""
     spec, measure = recipe.prompts, recipe.measure
-    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad)
+    heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad, stored=True)
     tokens = measure.max_new_tokens if recipe.has_draft else measure.speed_tokens
     fit = measurable(target.tokenizer, heldout.prompts, spec.max_prompt_tokens, target.context_tokens, tokens)
     measured = fit[: measure.heldout_prompts]

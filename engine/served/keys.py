@@ -8,6 +8,7 @@ is never written anywhere.
 from __future__ import annotations
 
 import json
+from shlex import quote
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -63,7 +64,7 @@ def require_allowed(home: Home, spec: ServerSpec) -> None:
         raise DraftbenchError(
             f"{spec.key_env} was never sent to {server_of(url)} before",
             "a recipe by somebody else could name any variable and any server, so each pair is confirmed once",
-            f"if you mean it: `draftbench allow-key {spec.key_env} {url}`",
+            f"if you mean it: `draftbench allow-key {spec.key_env} {quote(url)}`",
         )
 
 

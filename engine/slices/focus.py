@@ -149,7 +149,7 @@ def _recipe(run: RunFolder, prompts: str | None) -> Recipe:
 def _refuse_heldout(source: PromptSource, recipe: Recipe) -> None:
     """Refuse a file that holds what the run's drafts are measured on."""
     own = read_prompts([source], skip_bad=recipe.prompts.skip_bad).prompts
-    heldout = read_prompts(recipe.prompts.heldout, skip_bad=recipe.prompts.skip_bad).prompts
+    heldout = read_prompts(recipe.prompts.heldout, skip_bad=recipe.prompts.skip_bad, stored=True).prompts
     _, repeats = remove_overlap(own, heldout)
     if repeats:
         shown = ", ".join(f"{repeat.prompt_id} ({repeat.kind})" for repeat in repeats[:_SHOWN])

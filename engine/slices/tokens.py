@@ -21,6 +21,7 @@ from engine.decode.events import EMITTED, PROPOSED, Fate
 from engine.errors import DraftbenchError, boundary
 from engine.measure.compare import ON_TARGET_TEXT, SAME_TEMPERATURE, prompt_sums
 from engine.measure.definitions import RATES
+from engine.paths import run_id_of
 from engine.slices.categories import category_of
 
 BY: dict[str, str] = {
@@ -189,7 +190,7 @@ def _contexts(folder: Path, rows: pd.DataFrame, prompts: pd.DataFrame) -> NDArra
 
 
 def _lacks(folder: Path, why: str, what: str) -> DraftbenchError:
-    run = folder.parent.name
+    run = run_id_of(folder.parent.name)
     return DraftbenchError(
         f"the measurement of run {run} does not hold {what}",
         f"{why}: an earlier version of Draftbench measured it",

@@ -195,7 +195,9 @@ def _dumped(sources: Sequence[PromptSource]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def _read(sources: tuple[str, ...], skip_bad: bool, stamps: str) -> list[Prompt]:
-    return read_prompts([PromptSource.model_validate_json(one) for one in sources], skip_bad=skip_bad).prompts
+    return read_prompts(
+        [PromptSource.model_validate_json(one) for one in sources], skip_bad=skip_bad, stored=True
+    ).prompts
 
 
 def _training_prompts(train: list[Prompt], held: list[Prompt], recipe: Recipe) -> list[Prompt]:

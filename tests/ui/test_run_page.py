@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from inspect import signature
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
+from engine.cli.export import export
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.export.steps import TEXT, WRITE, begin
 from engine.jobs import queue
@@ -27,8 +29,9 @@ from engine.runs.labels import read_labels
 from engine.runs.process import process_identity
 from tests.ui.conftest import OpenPage
 from tests.ui.run_homes import EVIL, add_run, finished_id
-from workbench.run import export_job, preflight_job
+from workbench.run import export_form, export_job, preflight_job
 from workbench.shared import actions
+from workbench.shared.pages import PAGES
 
 RUNNING = {"phase": "train", "progress": {"phase": "train", "done": 2, "total": 4, "unit": "steps", "phase_s": 3.0}}
 CURVE = ("events.jsonl", "log.txt", "provenance.json")
@@ -378,7 +381,7 @@ def test_there_is_one_start_command_that_of_the_export_once_it_is_written(finish
     folder = finished_home / "runs" / run_id
     place = preflight_job.place(RunFolder(folder), "vllm")
     place.mkdir(parents=True)
-    preflight_job.Started(pid=os.getpid(), pid_started=1.0).write(place)
+    preflight_job.Started(pid=os.getpid(), pid_started=1.0, out="/later").write(place)
     (place / preflight_job.Report.FILE).write_text(json.dumps({"server": "vllm", "command": "vllm serve IMAGINED"}))
     test = page("run", run=run_id, view="Serve")
     assert [block.value for block in test.code if "vllm serve" in block.value] == ["vllm serve IMAGINED"]
@@ -387,6 +390,14 @@ def test_there_is_one_start_command_that_of_the_export_once_it_is_written(finish
     test = page("run", run=run_id, view="Serve")
     assert [block.value for block in test.code if "vllm serve" in block.value] == ["vllm serve /somewhere"]
     assert "still to be written" not in words(test)
+    assert "serves this pair" not in words(test), "the export has checked it since"
+    later = preflight_job.Started(
+        pid=os.getpid(), pid_started=1.0, out="/later", started_at="2026-01-02T00:00:00+00:00"
+    )
+    later.write(place)
+    test = page("run", run=run_id, view="Serve")
+    assert [block.value for block in test.code if "vllm serve" in block.value] == ["vllm serve IMAGINED"]
+    assert "serves this pair" in words(test)
 
 
 def with_train(folder: Path, **train: object) -> None:
@@ -498,7 +509,7 @@ def test_a_run_that_is_being_cancelled_says_so_and_offers_to_stop_at_once(finish
     assert "Stopping, requested" in test.warning[0].value
 
 
-def test_an_export_for_a_server_is_started_with_what_was_chosen(
+def test_the_check_and_the_export_are_started_with_what_was_chosen(
     finished_home: Path, page: OpenPage, monkeypatch: pytest.MonkeyPatch
 ):
     started: list[list[str]] = []
@@ -508,28 +519,77 @@ def test_an_export_for_a_server_is_started_with_what_was_chosen(
 
         def wait(self) -> None: ...
 
-    monkeypatch.setattr(
-        export_job, "start_detached", lambda home, command, report, output: started.append(command) or Process()
-    )
+    for job in (export_job, preflight_job):
+        monkeypatch.setattr(
+            job, "start_detached", lambda home, command, report, output: started.append(command) or Process()
+        )
     run_id = finished_id(finished_home)
     test = page("run", run=run_id, view="Serve")
     next(group for group in test.button_group if group.label == "Server").set_value("llama.cpp").run()
-    key = f"llama.cpp-{run_id}"
-    test.selectbox(key=f"serve-gguf-{key}").set_value("q8_0")
-    test.selectbox(key=f"serve-target-{key}").set_value("whole, its adapter merged")
+    fields = {"gguf": "q8_0", "target": "whole, its adapter merged", "proposals": "the likeliest token (argmax)"}
+    for name, value in fields.items():
+        test.selectbox(key=f"export_{name}").set_value(value)
+    for name, number in {"gamma": 5, "context": 256, "tensor_parallel": 2}.items():
+        test.number_input(key=f"export_{name}").set_value(number)
+    test.text_input(key="export_served_target").set_value("-rf")
+    more = ["--target=merged", "--gguf=q8_0", "--gamma=5", "--proposals=argmax", "--context=256"]
+    more += ["--tensor-parallel=2", "--served-target=-rf"]
+    asked = [run_id, "--out", str(finished_home / "exports" / f"{run_id}-llama.cpp"), "--json", "--for", "llama.cpp"]
+    press(test, "Check the pair")
+    assert started[0][-15:] == ["export", *asked, *more, "--preflight"]
     press(test, "Export for llama.cpp")
-    out = str(finished_home / "exports" / f"{run_id}-llama.cpp")
-    more = ["--for", "llama.cpp", "--target", "merged", "--gguf", "q8_0"]
-    assert started[0][-10:] == [run_id, "--out", out, "--json", *more]
+    assert started[1][-14:] == ["export", *asked, *more]
     assert "It goes on when you close this page" in words(test)
     assert not [label for label in buttons(test) if label.startswith("Export for")]  # while it is under way
     assert [box.value.split()[0] for box in test.success] == ["Writing"]
 
 
+def test_the_form_has_every_option_for_a_server_that_the_command_has():
+    parameters = set(signature(export).parameters)
+    of_other_exports = {"run_id", "server", "preflight", "format_name", "lora", "shared", "as_json"}
+    drawn = {name.replace("-", "_") for name in export_form._FIELDS} | {"out", "overwrite", "check"}
+    assert drawn == parameters - of_other_exports
+    assert {export_form._key(name) for name in export_form._FIELDS} <= set(PAGES["run"].params)
+
+
+def test_the_settings_of_an_export_come_from_the_address(finished_home: Path, page: OpenPage):
+    asked = {"export_gamma": "4", "export_target": "whole, its adapter merged", "export_tensor_parallel": "2"}
+    test = page("run", run=finished_id(finished_home), view="Serve", **asked)
+    assert (test.number_input(key="export_gamma").value, test.selectbox(key="export_target").value) == (
+        4,
+        "whole, its adapter merged",
+    )
+    rules = "drawn from the draft's distribution (sampled)"
+    test.selectbox(key="export_proposals").set_value(rules)
+    next(group for group in test.button_group if group.label == "Server").set_value("SGLang").run()
+    assert not test.exception
+    assert test.number_input(key="export_gamma").value == 4
+    assert test.selectbox(key="export_proposals").value == "as the server does by default", "it knows one rule alone"
+    assert "cannot show everything that the URL asks for" not in words(test)
+
+
+def test_a_field_that_is_left_empty_is_no_option(finished_home: Path, page: OpenPage, monkeypatch: pytest.MonkeyPatch):
+    started: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(preflight_job, "start", lambda home, run, server, out, options: started.append((out, options)))
+    run_id = finished_id(finished_home)
+    press(page("run", run=run_id, view="Serve"), "Check the pair")
+    assert started == [(str(finished_home / "exports" / f"{run_id}-vllm"), [])]
+
+
+def test_without_weights_the_pair_can_be_checked_and_not_exported(finished_home: Path, page: OpenPage):
+    run_id = finished_id(finished_home)
+    (finished_home / "runs" / run_id / "draft" / "best" / "draft.safetensors").unlink()
+    test = page("run", run=run_id, view="Serve")
+    assert "weights are not here" in words(test)
+    disabled = {button.label: button.disabled for button in test.button}
+    assert (disabled["Check the pair"], disabled["Export for vLLM"]) == (False, True)
+
+
 def test_the_pair_is_checked_in_a_process_of_its_own_and_the_answer_is_shown(finished_home: Path, page: OpenPage):
     run_id = finished_id(finished_home)
     test = page("run", run=run_id, view="Serve")
-    assert "by the server's own rules" in words(test)
+    assert "by its own rules" in words(test)
+    test.number_input(key="export_gamma").set_value(2)
     press(test, "Check the pair")
     folder = RunFolder(finished_home / "runs" / run_id)
     deadline = time.monotonic() + 240
@@ -537,6 +597,8 @@ def test_the_pair_is_checked_in_a_process_of_its_own_and_the_answer_is_shown(fin
         time.sleep(0.5)
     test = page("run", run=run_id, view="Serve")
     assert "vLLM serves this pair" in words(test)
+    assert "Checked with --gamma=2." in words(test).replace("\\", "")
+    assert any('"num_speculative_tokens": 2' in block.value for block in test.code)
     assert any("vllm serve" in block.value and "draft_model" in block.value for block in test.code)
 
 

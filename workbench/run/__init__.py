@@ -15,7 +15,9 @@ configuration   section Configuration
 origin          section Origin
 files           section Files
 take_away       drafts, log and traces to download
-export          part of Serve: write the draft, progress, stop
+export          part of Serve: check the pair, write the draft, progress, stop
+export_form     the settings of an export, as fields and as options of the command
+pair            what the server would say to the pair
 served          what servers reported of the draft
 export_job      an export in a process of its own
 serve           section Serve: the parts for one server

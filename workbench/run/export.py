@@ -1,4 +1,4 @@
-"""A part of the Serve section: write the draft as the server loads it, with progress, a stop, and the outcome."""
+"""A part of the Serve section: check the pair, write the draft as the server loads it, with progress and a stop."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from engine.catalogue import EXPORTERS, SERVERS
+from engine.catalogue import SERVERS
 from engine.errors import DraftbenchError
 from engine.runs.advice import gives_a_draft, has_weights
 from engine.runs.folder import RunFolder
-from workbench.run import export_job
+from workbench.run import export_job, preflight_job
+from workbench.run.export_form import chosen, fields
+from workbench.run.pair import checked_pair
 from workbench.run.stage import duration, since
 from workbench.shared import actions, queries, ui, watch
 
-_TARGETS = {
-    "as the server wants it": "",
-    "not with it": "none",
-    "whole, its adapter merged": "merged",
-    "its adapter apart": "apart",
-}
 _PLACE = "export"  # of the messages
 
 
@@ -38,26 +34,27 @@ def export(run: RunFolder, server: str) -> None:
             disabled=stopping,
             help="It ends within five seconds and leaves no half folder.",
         )
-    elif not has_weights(run):
-        st.info(ui.sentence(f"The draft's weights are not here: {gives_a_draft(run)}."), icon=":material/folder_off:")
     else:
         _form(run, server)
     actions.outcome(_PLACE)
+    checked_pair(run, server)
     if last.state != "running":
         _exported(last)
 
 
 def _form(run: RunFolder, server: str) -> None:
-    card = SERVERS[server]
-    key = {name: f"serve-{name}-{server}-{run.id}" for name in ("out", "target", "gguf", "overwrite", "check")}
-    st.write("Writes the draft as the server loads it, with a start script, then measures what was written.")
+    """Without the draft's weights the pair can be checked, and not written."""
+    card, here = SERVERS[server], has_weights(run)
+    st.write(
+        "Writes the draft as the server loads it, with a start script, then measures what was written. A pair that the "
+        "server would refuse by its own rules is refused before; *Check the pair* says so at once and writes nothing."
+    )
+    if not here:
+        st.info(ui.sentence(f"The draft's weights are not here: {gives_a_draft(run)}."), icon=":material/folder_off:")
     with st.form(f"serve-{server}-{run.id}"):
-        st.text_input("Folder", str(export_job.default_folder(queries.home(), run, server)), key=key["out"])
+        fields(run, server)
         left, right = st.columns(2)
-        left.selectbox("Target", list(_TARGETS), key=key["target"])
-        precisions = EXPORTERS[card.weights].precisions
-        if precisions:
-            right.selectbox("Precision", precisions, key=key["gguf"])
+        key = {name: f"serve-{name}-{server}-{run.id}" for name in ("overwrite", "check")}
         left.toggle("Replace an earlier export", key=key["overwrite"])
         right.toggle(
             "Measure the export",
@@ -65,28 +62,29 @@ def _form(run: RunFolder, server: str) -> None:
             key=key["check"],
             help="Loads the folder with plain Transformers and measures the same prompts. Takes a minute or more.",
         )
-        actions.submit(
-            f"Export for {card.title}",
-            lambda: _start(run, server, key),
-            key=f"serve-go-{server}-{run.id}",
-            place=_PLACE,
-            icon=":material/upload:",
-        )
+        with st.container(horizontal=True):
+            actions.submit(
+                "Check the pair",
+                lambda: preflight_job.start(queries.home(), run, server, *chosen(run, server)),
+                key=f"preflight-{server}-{run.id}",
+                place=_PLACE,
+                icon=":material/rule:",
+                disabled=preflight_job.read(run, server).state == "running",
+            )
+            actions.submit(
+                f"Export for {card.title}",
+                lambda: _start(run, server, key),
+                key=f"serve-go-{server}-{run.id}",
+                place=_PLACE,
+                icon=":material/upload:",
+                disabled=not here,
+            )
 
 
 def _start(run: RunFolder, server: str, key: Mapping[str, str]) -> str:
-    given = {name: st.session_state.get(widget) for name, widget in key.items()}
-    target = _TARGETS[str(given["target"])]
-    more = [*(["--target", target] if target else []), *(["--gguf", str(given["gguf"])] if given["gguf"] else [])]
-    return export_job.start(
-        queries.home(),
-        run,
-        server,
-        str(given["out"]),
-        overwrite=bool(given["overwrite"]),
-        check=bool(given["check"]),
-        more=more,
-    )
+    folder, options = chosen(run, server)
+    overwrite, check = (bool(st.session_state.get(key[name])) for name in ("overwrite", "check"))
+    return export_job.start(queries.home(), run, server, folder, overwrite=overwrite, check=check, more=options)
 
 
 @st.fragment

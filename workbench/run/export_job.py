@@ -110,7 +110,7 @@ def start(
 
     Raises DraftbenchError while this run is already being exported, and while any run is in progress.
     """
-    out = _destination(home, folder)
+    out = destination(home, folder)
     _check_machine_is_free(home)
     command = [sys.executable, "-m", "engine", "export", run.id, "--out", str(out), "--json"]
     command += ["--for", server, *more, *(["--overwrite"] if overwrite else [])]
@@ -165,7 +165,7 @@ def _check_machine_is_free(home: Home) -> None:
         )
 
 
-def _destination(home: Home, folder: str) -> Path:
+def destination(home: Home, folder: str) -> Path:
     """The folder as an absolute path. Raises DraftbenchError for one among the runs, which would be read as a run."""
     if not folder.strip():
         raise DraftbenchError(

@@ -6,6 +6,7 @@ What it printed is kept in the run's folder, one folder for each server.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -18,8 +19,8 @@ from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
 from engine.records.record import Part, Record, Text
 from engine.runs.folder import RunFolder
-from engine.runs.process import is_alive, process_identity
-from workbench.run.export_job import default_folder
+from engine.runs.process import is_alive, now, process_identity
+from workbench.run.export_job import destination
 from workbench.run.log import log_part
 
 OUTPUT = "output.txt"
@@ -59,8 +60,13 @@ class Started(Record):
 
     FILE: ClassVar[str] = "started.json"
 
+    started_at: Text = ""
     pid: int = 0
     pid_started: float = 0.0
+    out: Text = ""
+    """The folder of the export that was looked at; nothing is written there."""
+    options: list[Text] = []  # noqa: RUF012  Pydantic copies it
+    """What was chosen of it, as options of the command."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Preflight:
     state: str
     report: Report = field(default_factory=Report)
     output: str = ""
+    started: Started = field(default_factory=Started)
 
     @property
     def error(self) -> Failure:
@@ -81,11 +88,14 @@ def place(run: RunFolder, server: str) -> Path:
     return run.path / "preflight" / server
 
 
-def start(home: Home, run: RunFolder, server: str) -> str:
-    """Start the look and return a message at once. Raises DraftbenchError while one is at work."""
-    folder = place(run, server)
-    out = str(default_folder(home, run, server))  # only named in the command that it prints
-    command = [sys.executable, "-m", "engine", "export", run.id, "--for", server, "--preflight", "--json", "--out", out]
+def start(home: Home, run: RunFolder, server: str, out: str, options: Sequence[str] = ()) -> str:
+    """Start the look at an export to `out` with these options of the command, and return a message at once.
+
+    Raises DraftbenchError while one is at work, and for a folder that no export could be written to.
+    """
+    folder, written = place(run, server), str(destination(home, out))
+    command = [sys.executable, "-m", "engine", "export", run.id, "--out", written, "--json", "--for", server, *options]
+    command += ["--preflight"]
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
@@ -97,7 +107,10 @@ def start(home: Home, run: RunFolder, server: str) -> str:
                 process = start_detached(home, command, report, output)
             wait_aside(process)
             pid_started = float(process_identity(process.pid)["pid_started"])
-            Started(pid=process.pid, pid_started=pid_started).write(folder)
+            started = Started(
+                started_at=now(), pid=process.pid, pid_started=pid_started, out=written, options=list(options)
+            )
+            started.write(folder)
     return f"Checking the pair for {server}."
 
 
@@ -109,6 +122,6 @@ def read(run: RunFolder, server: str) -> Preflight:
         return Preflight("none")
     output = log_part(folder / OUTPUT, 12).text
     if is_alive(started.pid, started.pid_started):
-        return Preflight("running", output=output)
+        return Preflight("running", output=output, started=started)
     report = Report.read_or_empty(folder)
-    return Preflight("done" if report.server == server else "failed", report, output)
+    return Preflight("done" if report.server == server else "failed", report, output, started)

@@ -97,7 +97,11 @@ PAGES: dict[str, Entry] = {
         ":material/monitoring:",
         "Train",
         "One run: live curves, log, configuration and provenance.",
-        ("run", "view", "axis", "log", "find", "lines", "wrap", "server", "at"),
+        (
+            *("run", "view", "axis", "log", "find", "lines", "wrap", "server", "at"),
+            *("export_target", "export_gguf", "export_gamma", "export_proposals"),
+            *("export_context", "export_tensor_parallel", "export_served_target"),
+        ),
         letter="u",
     ),
     "compare": Entry(

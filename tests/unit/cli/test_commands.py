@@ -14,7 +14,7 @@ import typer
 from engine.cli.app import app
 from engine.cli.text import console
 from engine.fileio import read_json, write_json
-from engine.paths import PROJECT_ROOT
+from engine.paths import PROJECT_ROOT, home
 from tests.unit.conftest import Draftbench
 
 pytestmark = pytest.mark.slow
@@ -140,6 +140,23 @@ def test_fetch_tells_where_the_model_lies(draftbench: Draftbench, monkeypatch: p
         ("smollm2-135m-instruct", str(tmp_path / "model"))
     ]
     assert str(tmp_path / "model") in "".join(draftbench("fetch").out.split())  # a long path wraps
+
+
+def test_packs_beside_all_packs_are_refused(draftbench: Draftbench):
+    result = draftbench("data", "fetch", "bfcl", "--all", "--json")
+    assert (result.code, result.json()["error"]["what"]) == (2, "--all and bfcl")
+
+
+def test_a_run_on_a_part_of_a_file_that_has_none_is_refused_before_it_has_a_folder(
+    tmp_path: Path, draftbench: Draftbench
+):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "hi"}\n', encoding="utf-8")
+    source = f"{{path: {file}, split: test}}"
+    result = draftbench("run", "recipes/quickstart.yaml", "--set", f"prompts.train={source}", "--json")
+    assert result.code == 2
+    assert result.json()["error"]["what"] == f"{file} is read without the split 'test' that is named"
+    assert not home().runs.exists()
 
 
 def test_what_a_command_found_fits_80_columns(

@@ -44,6 +44,15 @@ def test_every_finding_is_reported_at_once():
     assert all(part in caught.value.what for part in ("train.epochs", "train.batchsize", "capture.top_p"))
 
 
+@pytest.mark.parametrize("model", ["asset:smollm2-135m-instruct", "/models/base", "base.gguf"])
+def test_a_version_is_refused_of_what_is_not_from_the_hub_unless_the_run_is_there_already(model: str):
+    values = {"prompts": PROMPTS, "target": {"model": model, "revision": "v1"}}
+    with pytest.raises(DraftbenchError, match="revision 'v1' has no use"):
+        parse_recipe(values)
+    assert parse_recipe(values, stored=True).target.revision == "v1"
+    assert recipe(target={"model": "hub:org/base", "revision": "v1"}).target.revision == "v1"
+
+
 def test_a_missing_section_is_named():
     with pytest.raises(DraftbenchError, match=r"'prompts' is missing"):
         parse_recipe({})

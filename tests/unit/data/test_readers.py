@@ -211,6 +211,44 @@ def test_folder_of_data_files_with_a_wrong_split_is_an_error(tmp_path):
         read(as_folder_of_jsonl(tmp_path), split="test")
 
 
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"split": "test", "config": "zz", "revision": "r1"}, "split 'test' and the config 'zz' and the revision 'r1'"),
+        ({"split": "test"}, "split 'test'"),
+        ({"config": "zz"}, "config 'zz'"),
+        ({"revision": "r1"}, "revision 'r1'"),
+    ],
+)
+def test_settings_that_a_file_is_read_without_are_refused(tmp_path, settings: dict[str, str], what: str):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "hi"}\n')
+    source = PromptSource(path=str(file), **settings)
+    with pytest.raises(DraftbenchError, match=f"is read without the {what} that is named") as error:
+        read_prompts([source])
+    assert "leave that out" in error.value.fix
+    assert len(read_prompts([source], stored=True).prompts) == 1, "a run that there is already stays readable"
+    assert len(read_prompts([PromptSource(path=str(file), split="train")]).prompts) == 1
+
+
+def test_settings_that_a_folder_is_read_without_are_refused(tmp_path):
+    import datasets
+
+    data = datasets.Dataset.from_dict({"prompt": ["hi"]})
+    data.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"test": data}).save_to_disk(str(tmp_path / "several"))
+    (tmp_path / "files.parquet").mkdir()  # as Spark names a folder
+    data.to_parquet(str(tmp_path / "files.parquet" / "train.parquet"))
+    unused = [("one", "split"), *((name, "config") for name in ("one", "several"))]
+    unused += [(name, "revision") for name in ("one", "several", "files.parquet")]
+    for name, key in unused:
+        settings = {"split": "test"} if name == "several" else {}
+        with pytest.raises(DraftbenchError, match=f"is read without the {key} 'zz'"):
+            read_prompts([PromptSource(path=str(tmp_path / name), **{**settings, key: "zz"})])
+    assert len(read_prompts([PromptSource(path=str(tmp_path / "several"), split="test")]).prompts) == 1
+    assert len(read_prompts([PromptSource(path=str(tmp_path / "files.parquet"), config="default")]).prompts) == 1
+
+
 def test_empty_folder_is_an_error(tmp_path):
     with pytest.raises(DraftbenchError, match="could not load"):
         read(tmp_path)

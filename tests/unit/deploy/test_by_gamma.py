@@ -51,6 +51,17 @@ def test_without_step_times_the_runs_own_timing_is_interpolated():
     assert all(1 < tokens < gamma + 1 for gamma, tokens in costs.items()), "speed-up times cost is tokens per round"
 
 
+def test_step_times_of_another_draft_are_used_for_nothing(tmp_path: Path):
+    run = RunFolder(Path(shutil.copytree(SAMPLES / TIMED, tmp_path / TIMED)))
+    card = run.path / "draft" / "best" / "draft.json"
+    card.parent.mkdir(parents=True, exist_ok=True)
+    card.write_text(json.dumps({"weights_sha256": "0" * 64}), encoding="utf-8")
+    known = speed_by_gamma(run)
+    assert known is not None
+    assert "interpolated" in known.basis
+    assert known.notes == ("its step times are of an earlier draft of this run, and not used",)
+
+
 def test_a_run_that_was_not_timed_has_none():
     assert speed_by_gamma(RunFolder(SAMPLES / UNTIMED)) is None
 

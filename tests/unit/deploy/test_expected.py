@@ -128,6 +128,17 @@ def test_without_step_times_the_runs_own_timing_answers_and_what_to_run_is_said(
     assert math.isfinite(found.rows[0].worth.speedup.value)
 
 
+def test_step_times_of_another_draft_are_used_for_nothing(run: RunFolder):
+    without = expectations(run, servers=["vllm"])
+    time_steps_again(home(), run, [1], [24])
+    assert expectations(run, servers=["vllm"]).schedule_context == 24
+    StepTimes.read(run.path).model_copy(update={"draft_sha256": "0" * 64}).write(run.path)
+    found = expectations(run, servers=["vllm"])
+    assert (found.rows, found.timed_on) == (without.rows, without.timed_on)
+    assert {row.schedule for row in found.rows} == {None}
+    assert any("of an earlier draft of this run, and not used" in note for note in found.notes)
+
+
 def test_a_prediction_stands_beside_what_the_run_measured_and_yields_to_it(run: RunFolder):
     summary = read_json(run.summary_path)
     at = summary["speed"]["temperature"]

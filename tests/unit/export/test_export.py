@@ -22,6 +22,7 @@ from engine.config.schema import Recipe
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import speculative_decode
+from engine.errors import DraftbenchError
 from engine.export import folder, huggingface
 from engine.export.model_card import model_card, public_name
 from engine.export.steps import LIBRARIES, STEPS, WRITE
@@ -46,6 +47,11 @@ def export(draftbench: Draftbench, folder: Path, *more: str) -> Any:
     result = draftbench("export", "latest", "--out", str(folder), "--json", *more)
     assert result.code == 0, result.err
     return result.json()
+
+
+def test_a_folder_that_no_settings_could_name_is_refused(tmp_path: Path):
+    with pytest.raises(DraftbenchError, match="is not UTF-8"):
+        folder.refuse_taken(tmp_path / os.fsdecode(b"caf\xe9"), overwrite=False)
 
 
 def test_it_measures_what_the_run_measured(run: RunFolder, tmp_path: Path, draftbench: Draftbench):

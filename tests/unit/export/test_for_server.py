@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import yaml
 from gguf import GGUFReader
 
 from engine.config.schema import ModelSpec
+from engine.export import whole_vocabulary
 from engine.export.check import ALLOWED
 from engine.export.facts import Asked, ModelFacts, Pair
-from engine.export.for_server import Plan, Wishes, target_form, write_beside
+from engine.export.for_server import Plan, Wishes, fitted, target_form, write_beside
 from engine.export.gguf import load_gguf
+from engine.export.model_card import code, public_name
 from engine.export.preflight import preflight
 from engine.models.load import load_model
 from engine.paths import home
@@ -67,7 +70,7 @@ def test_the_whole_target_goes_along_if_asked(run: RunFolder, tmp_path: Path, dr
     ids = torch.tensor([[5, 6, 7]])
     assert torch.equal(copy.model(ids).logits, target.model(ids).logits)
     assert f"{tmp_path}/out/target" in report["served"]["command"]
-    assert 'TARGET="${1:-$HERE/target}"' in (tmp_path / "out" / "serve.sh").read_text()
+    assert 'TARGET="$HERE"/target ;;' in (tmp_path / "out" / "serve.sh").read_text()
 
 
 def test_preflight_alone_writes_nothing_and_fails_where_the_server_would_refuse(
@@ -84,16 +87,78 @@ def test_preflight_alone_writes_nothing_and_fails_where_the_server_would_refuse(
     assert not (tmp_path / "x").exists()
 
 
-def test_another_copy_of_the_target_is_compared(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
-    padded = tmp_path / "padded"
-    tiny_llama(vocab=320).save_pretrained(padded)
-    byte_tokenizer().save_pretrained(padded)
-    options = ("--preflight", "--json", "--served-target", str(padded))
-    vllm = draftbench("export", "latest", "--for", "vllm", *options)
-    assert vllm.code == 1
-    assert "vocab_size=320. Draft model vocab_size=258" in vllm.json()["preflight"][0]["reason"]
-    sglang = draftbench("export", "latest", "--for", "sglang", *options)
-    assert sglang.code == 1
+@pytest.fixture
+def padded(tmp_path: Path) -> Path:
+    """A copy of the run's target with 62 more rows that no token uses, in a folder with a hostile name."""
+    folder = tmp_path / "padded $(touch pwned) `id`"
+    tiny_llama(vocab=320).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("server", ["vllm", "sglang", "transformers"])
+def test_the_served_copy_is_in_the_command_and_its_rows_are_those_of_the_draft(
+    server: str, run: RunFolder, padded: Path, draftbench: Draftbench
+):
+    result = draftbench("export", "latest", "--for", server, "--preflight", "--json", "--served-target", str(padded))
+    report = result.json()
+    assert (result.code, report["preflight"]) == (0, [])
+    assert str(padded) in shlex.split(report["command"])
+    assert f"The target is not in the folder: {padded.name}, a folder or a name on the hub." in report["notes"]
+    assert (
+        "The draft has 320 rows, as this target has; in the run it has 258. No token uses the others."
+        in report["notes"]
+    )
+    assert run.recipe().target.model not in str(report)
+
+
+def test_the_exported_draft_has_the_rows_of_the_served_copy(
+    run: RunFolder, padded: Path, tmp_path: Path, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    # the states of a random draft have no mean direction, so no row is low at all of them
+    monkeypatch.setattr(whole_vocabulary, "_never_proposed", lambda head, states: torch.full((32,), 0.5))
+    out = tmp_path / "out"
+    report = export(draftbench, out, "--for", "vllm", "--served-target", str(padded))
+    assert report["ok"]
+    draft = load_model(ModelSpec(model=str(out), dtype="float32")).model
+    assert draft.config.vocab_size == len(draft.get_output_embeddings().weight) == 320
+    assert torch.equal(draft.get_output_embeddings().weight[258:], torch.full((62, 32), 0.5))
+    assert f"give the target: {padded.name}" in (out / "serve.sh").read_text()
+
+
+def test_rows_that_no_token_uses_are_left_out_or_added():
+    tokens = tuple(map(str, range(300)))
+    facts = ModelFacts("m", "LlamaForCausalLM", 320, tokens)
+    for rows in (300, 384, 2000):
+        assert fitted("vllm", Pair(replace(facts, rows=rows), facts)).draft.rows == rows
+    fewer = Pair(replace(facts, rows=299, tokens=tokens[:299]), facts)
+    other = Pair(replace(facts, rows=384, tokens=("other", *tokens[1:])), facts)
+    for pair in (fewer, other):
+        assert fitted("vllm", pair) == pair
+        (refused, *_) = preflight("vllm", pair, Asked())
+        assert "--served-target" not in refused.fix
+    assert fitted("llama.cpp", Pair(replace(facts, rows=448), facts)).draft.rows == 320  # it takes 128 more
+    assert fitted("llama.cpp", Pair(replace(facts, rows=449), facts)).draft.rows == 449
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--for", "vllm", "--target", "merged"), "the server has its target already"),
+        (("--for", "llama.cpp"), "its weights are safetensors, and llama.cpp loads gguf"),
+    ],
+)
+def test_a_served_copy_that_would_not_be_used_is_refused(
+    options: tuple[str, ...], why: str, run: RunFolder, padded: Path, draftbench: Draftbench
+):
+    result = draftbench("export", "latest", "--preflight", "--json", "--served-target", str(padded), *options)
+    assert (result.code, result.json()["error"]["why"]) == (2, why)
+
+
+def test_a_revision_of_the_hub_is_not_started_as_its_newest_state(tmp_path: Path):
+    made = replace(tuned_plan("vllm", tmp_path), spec=ModelSpec(model="hub:org/base", revision="v1"))
+    assert made.target_place() is None
+    assert made.needs() == "org/base at revision v1, a folder or a name on the hub"
 
 
 def test_llama_cpp_refuses_a_tokenizer_without_merges(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
@@ -144,6 +209,8 @@ def test_llama_cpp_gets_both_models_as_files(run: RunFolder, tmp_path: Path, dra
     [
         (("--for", "vllm", "--format", "gguf"), "--for and --format gguf"),
         (("--gamma", "2"), "an option for a server without --for"),
+        (("--tensor-parallel", "2"), "an option for a server without --for"),
+        (("--tensor-parallel", "1"), "an option for a server without --for"),
         (("--preflight",), "an option for a server without --for"),
         (("--for", "vllm", "--gguf", "f16"), "--gguf f16 for vLLM"),
         (("--gguf", "f16"), "precision 'f16' of the format huggingface"),
@@ -228,8 +295,8 @@ def test_vllm_gets_the_adapter_in_a_folder_and_no_pickles(tmp_path: Path):
         "adapter_model.safetensors",
     }
     text = (folder / "serve.sh").read_text()
-    assert 'TARGET="${1:-org/base}"' in text
-    assert '--lora-modules tuned="$HERE"/adapter' in text
+    assert "TARGET=org/base ;;" in text
+    assert '"$HERE_IN_JSON"' in next(line for line in text.splitlines() if "--lora-modules" in line)
     assert "--max-lora-rank 16" in text
     assert any('"model": "tuned"' in note for note in made.notes())
 
@@ -241,7 +308,11 @@ def test_a_target_that_is_left_out_is_named(tmp_path: Path):
     assert any("--target merged writes one" in note for note in made.notes())
 
 
-def test_a_draft_on_one_device_is_in_the_command(tmp_path: Path):
-    made = tuned_plan("vllm", tmp_path, tensor_parallel=2)
-    made = replace(made, pair=Pair(replace(made.pair.target, heads=4), replace(made.pair.draft, heads=3)))
-    assert '"draft_tensor_parallel_size": 1' in made.command(tmp_path)
+def test_a_name_on_several_lines_is_one_line_of_the_script_and_the_card(tmp_path: Path):
+    made = replace(tuned_plan("sglang", tmp_path), asked=Asked(target="none"))
+    spec = ModelSpec(model=str(tmp_path / "my `touch pwned`\ntouch pwned"), adapter=str(tmp_path / "a\nb$(id)"))
+    made = replace(made, spec=spec)
+    named = "my `touch pwned`\u240atouch pwned with the adapter a\u240ab$(id) merged into it"
+    assert made.needs() == f"{named}, a folder or a name on the hub"
+    assert all("\n" not in note for note in made.notes())
+    assert code(public_name(spec.model)) == "`` my `touch pwned`\u240atouch pwned ``"

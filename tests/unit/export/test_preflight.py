@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import DeepseekV3Config, GPT2Config, LlamaConfig, MixtralConfig, OPTConfig, Qwen3MoeConfig
 
 from engine.catalogue import SERVERS
 from engine.errors import DraftbenchError
-from engine.export.facts import Asked, ModelFacts, Pair
+from engine.export.facts import Asked, ModelFacts, Pair, feed_forward_widths
 from engine.export.preflight import EXPORTED_FOR, preflight, refuse
 from engine.export.server_rules import RULES
 
 TOKENS = tuple(f"t{i}" for i in range(300))
-MODEL = ModelFacts("m", "LlamaForCausalLM", 320, TOKENS, bos=1, eos=2, context_tokens=4096, heads=8, merges=40)
-RIGHT = Pair(MODEL, replace(MODEL, name="d", heads=4))
+MODEL = ModelFacts(
+    "m",
+    "LlamaForCausalLM",
+    320,
+    TOKENS,
+    bos=1,
+    eos=2,
+    context_tokens=4096,
+    heads=8,
+    merges=40,
+    kv_heads=2,
+    feed_forward=(96,),
+)
+RIGHT = Pair(MODEL, replace(MODEL, name="d", heads=4, feed_forward=(48,)))
 OTHER_TEXTS = (*TOKENS[:7], "other", *TOKENS[8:])
 PLAIN = Asked()
 
@@ -27,6 +41,13 @@ def draft(**changes: Any) -> Pair:
 def target(**changes: Any) -> Pair:
     return Pair(replace(MODEL, **changes), RIGHT.draft)
 
+
+def both(**changes: Any) -> Pair:
+    return Pair(replace(MODEL, **changes), replace(MODEL, **changes))
+
+
+SMOLLM = both(heads=9, kv_heads=3, feed_forward=(1536,), rows=49152)  # SmolLM2-135M, and a draft of its layers
+QWEN = both(heads=28, kv_heads=4, feed_forward=(18944,), rows=152064)  # Qwen2.5-7B
 
 # server, pair, what is asked, the server's own words
 WRONG = [
@@ -44,8 +65,25 @@ WRONG = [
     ("sglang", draft(rows=384), PLAIN, "row by row"),
     ("sglang", target(adapter_rank=8), Asked(target="apart"), "LoRA is only compatible with NGRAM, EAGLE"),
     ("sglang", draft(heads=3), Asked(tensor_parallel=2),
-     "Total number of attention heads (3) must be divisible by tensor parallel size (2)."),
+     "AssertionError: assert self.total_num_heads % tp_size == 0 (3 % 2)"),
     ("sglang", RIGHT, Asked(proposals="sampled"), "it proposes by argmax alone"),
+    ("vllm", draft(heads=3), Asked(tensor_parallel=2),
+     "Total number of attention heads (3) must be divisible by tensor parallel size (2)."),
+    ("vllm", SMOLLM, Asked(tensor_parallel=9), "1536 is not divisible by 9"),
+    ("vllm", SMOLLM, Asked(tensor_parallel=9), "49152 is not divisible by 9"),
+    ("sglang", SMOLLM, Asked(tensor_parallel=9), "1536 is not divisible by 9"),
+    ("sglang", target(rows=300), Asked(tensor_parallel=3), "320 is not divisible by 3"),
+    ("vllm", QWEN, Asked(tensor_parallel=7), "AssertionError: assert tp_size % self.total_num_kv_heads == 0 (7 % 4)"),
+    ("sglang", QWEN, Asked(tensor_parallel=7), "assert tp_size % self.total_num_kv_heads == 0 (7 % 4)"),
+    ("vllm", target(heads=12, kv_heads=6, rows=384), Asked(tensor_parallel=4),
+     "assert self.total_num_kv_heads % tp_size == 0 (6 % 4)"),
+    ("vllm", target(feed_forward=(96, 97)), Asked(tensor_parallel=2), "97 is not divisible by 2"),
+    ("tensorrt-llm", SMOLLM, Asked(tensor_parallel=9), "out_features 3072 must be divisible by tp_size 9"),
+    ("tensorrt-llm", target(feed_forward=(97,)), Asked(tensor_parallel=2),
+     "in_features 97 must be divisible by tp_size 2"),
+    ("tensorrt-llm", QWEN, Asked(tensor_parallel=7), "assert tensor_parallel_size % num_kv_heads == 0 (7 % 4)"),
+    ("tensorrt-llm", target(heads=9), Asked(tensor_parallel=2),
+     "assert self.num_heads % (tp_size * cp_size) == 0 (9 % 2)"),
     ("llama.cpp", draft(tokenizer="Unigram"), PLAIN,
      "draft model vocab type must match target model to use speculation"),
     ("llama.cpp", target(adds_bos=True), PLAIN,
@@ -115,9 +153,66 @@ def test_a_draft_with_a_shorter_context_is_a_warning_and_the_command_is_limited(
     assert preflight(server, draft(context_tokens=2048), Asked(context_tokens=2048)) == []
 
 
-def test_vllm_runs_a_draft_that_cannot_be_shared_on_one_device():
-    (finding,) = preflight("vllm", draft(heads=3), Asked(tensor_parallel=2))
-    assert (finding.level, '"draft_tensor_parallel_size": 1' in finding.fix) == ("warning", True)
+@pytest.mark.parametrize(
+    ("server", "pair", "parts"),
+    [
+        ("vllm", SMOLLM, 3),
+        ("sglang", SMOLLM, 3),
+        ("vllm", QWEN, 4),
+        ("sglang", QWEN, 2),
+        ("vllm", RIGHT, 4),  # key-value heads are repeated where there are fewer than devices
+        ("tensorrt-llm", both(rows=300), 4),
+        ("tensorrt-llm", both(heads=9, kv_heads=3, rows=257, feed_forward=(96,)), 3),  # it pads to any number
+    ],
+)
+def test_what_devices_can_share_is_not_refused(server: str, pair: Pair, parts: int):
+    assert preflight(server, pair, Asked(tensor_parallel=parts)) == []
+
+
+@pytest.mark.parametrize(
+    ("pair", "parts", "fix"),
+    [
+        (SMOLLM, 9, "give --tensor-parallel 3"),
+        (QWEN, 7, "give --tensor-parallel 4"),
+        (SMOLLM, 2, "leave --tensor-parallel out"),
+        (QWEN, 10**12, "give --tensor-parallel 4"),
+    ],
+)
+def test_the_fix_names_the_most_devices_that_both_models_allow(pair: Pair, parts: int, fix: str):
+    assert {finding.fix for finding in preflight("vllm", pair, Asked(tensor_parallel=parts))} == {fix}
+
+
+def test_what_both_models_have_is_said_once():
+    found = preflight("vllm", SMOLLM, Asked(tensor_parallel=9))
+    assert [finding.what for finding in found] == [
+        "target and draft have 49,152 rows, which 9 devices cannot share",
+        "target and draft have feed-forward layers 1,536 wide, which 9 devices cannot share",
+    ]
+    (one,) = preflight("vllm", draft(rows=320, feed_forward=(97,)), Asked(tensor_parallel=2))
+    assert one.what == "the draft has feed-forward layers 97 wide, which 2 devices cannot share"
+
+
+def test_a_width_that_settings_do_not_say_is_not_taken_as_right():
+    found = preflight("vllm", draft(feed_forward=()), Asked(tensor_parallel=2))
+    assert [(finding.level, "was not checked" in finding.fix) for finding in found] == [("warning", True)]
+
+
+@pytest.mark.parametrize(
+    ("config", "widths"),
+    [
+        (LlamaConfig(intermediate_size=1536), (1536,)),
+        (GPT2Config(n_embd=64), (256,)),
+        (GPT2Config(n_embd=64, n_inner=96), (96,)),
+        (OPTConfig(ffn_dim=40), (40,)),
+        (MixtralConfig(intermediate_size=80), (80,)),
+        (Qwen3MoeConfig(intermediate_size=81, moe_intermediate_size=32), (32,)),  # no layer is whole
+        (Qwen3MoeConfig(intermediate_size=81, moe_intermediate_size=32, mlp_only_layers=[0]), (32, 81)),
+        (DeepseekV3Config(intermediate_size=81, moe_intermediate_size=32, first_k_dense_replace=1), (32, 81)),
+        (SimpleNamespace(), ()),
+    ],
+)
+def test_feed_forward_widths_are_read_from_the_settings(config: Any, widths: tuple[int, ...]):
+    assert feed_forward_widths(config) == widths
 
 
 def test_other_dtypes_own_code_and_int8_are_warnings():

@@ -19,14 +19,14 @@ from engine.distill.losses import LOSSES, Context
 from engine.distill.modes.offline import OfflineBatches
 from engine.distill.trainer import Trainer
 from engine.errors import DraftbenchError
-from engine.export.whole_vocabulary import with_whole_vocabulary
+from engine.export.whole_vocabulary import with_rows, with_whole_vocabulary
 from engine.measure.acceptance import draft_states, exact_acceptance
 from engine.models.draft import Draft, initialise_draft, load_draft, own_state, save_draft, trim
 from engine.models.head import DRAFT_IDS, Head, hidden_states
 from engine.models.load import LoadedModel
 from engine.models.vocabulary import frequent_ids, known_rows, row_of_ids, spread
 from tests.conftest import tiny_llama
-from tests.tiny_pair import captured, loaded
+from tests.tiny_pair import as_draft, captured, loaded
 
 pytestmark = pytest.mark.slow
 
@@ -283,11 +283,33 @@ def test_an_exported_model_never_proposes_what_it_has_no_id_for(tmp_path: Path):
     assert torch.equal(again(input_ids=ids).logits, plain(input_ids=ids).logits)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("rows", [VOCAB - 2, VOCAB + 62])
+def test_rows_are_left_out_or_added_without_changing_what_is_proposed(tmp_path: Path, rows: int, tied: bool):
+    target = loaded(with_mean_direction())
+    draft = as_draft(target.model) if tied else trimmed(target)
+    states = draft_states(draft.model, captured(tmp_path, target, max_new_tokens=40), most_tokens=8192)
+    model = draft.model if tied else with_whole_vocabulary(draft, states, VOCAB)
+    changed = with_rows(model, states, rows)
+    assert changed.config.vocab_size == rows
+    changed.save_pretrained(tmp_path / "out")
+    from transformers import AutoModelForCausalLM
+
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.tensor([[0, 104, 101, 121, 33, 63]])
+    logits = again(input_ids=ids).logits.detach().float()
+    assert logits.shape[-1] == rows
+    kept = min(rows, VOCAB)
+    assert torch.allclose(logits[..., :kept], model(input_ids=ids).logits[..., :kept].float(), atol=1e-5)
+    assert float(torch.softmax(logits, -1)[..., kept:].sum(-1).max() if rows > VOCAB else 0.0) < 1e-9
+    assert model.get_output_embeddings().weight.shape[0] == VOCAB, "the run's own draft is left as it was"
+
+
 def test_a_model_whose_states_have_no_mean_is_not_exported_wrongly(tmp_path: Path):
     target = loaded(tiny_llama())
     draft = trimmed(target)
     states = draft_states(draft.model, captured(tmp_path, target, max_new_tokens=40), most_tokens=8192)
-    with pytest.raises(DraftbenchError, match="cannot be exported"):
+    with pytest.raises(DraftbenchError, match="cannot be given the ids that it never proposes"):
         with_whole_vocabulary(draft, states, VOCAB)
 
 

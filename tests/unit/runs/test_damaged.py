@@ -213,6 +213,13 @@ def test_a_recipe_of_a_run_is_read_as_it_stands_and_nothing_beside_it():
         assert time.monotonic() - began < 30
 
 
+def test_a_run_that_named_a_version_without_use_stays_readable():
+    run = make()
+    text = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(text.replace("revision: null", "revision: v1", 1))
+    assert run.recipe().target.revision == "v1"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["status.json", "labels.json", "config.yaml", "events.jsonl"])
 def test_nothing_waits_for_a_pipe_or_reads_a_device(name: str):

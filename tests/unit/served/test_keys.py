@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
 import subprocess
 import sys
@@ -72,6 +73,15 @@ def test_no_key_is_read_for_another_machine_before_that(monkeypatch: pytest.Monk
     key = read_key(spec())
     assert key is not None
     assert key.get_secret_value() == "secret"
+
+
+def test_the_command_that_allows_an_address_runs_nothing_of_it():
+    url = "https://api.example/$(touch pwned);x'y"
+    with pytest.raises(DraftbenchError, match="never sent") as message:
+        keys.require_allowed(home(), spec(url))
+    command = message.value.fix.partition("`")[2].removesuffix("`")
+    assert shlex.split(command) == ["draftbench", "allow-key", "MY_KEY", url]
+    assert "$(touch" not in command.split("'")[0]
 
 
 def test_a_server_of_this_machine_needs_no_confirmation_on_the_command_line(monkeypatch: pytest.MonkeyPatch):

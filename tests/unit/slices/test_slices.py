@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ import pytest
 from engine.errors import DraftbenchError
 from engine.measure.definitions import RATES
 from engine.measure.statistics import bootstrap_ratio
+from engine.paths import run_id_of
 from engine.slices.slices import FEW_PROMPTS, FEW_TOKENS, differences, is_few, sliced
+from engine.slices.tokens import _lacks
 
 PROMPTS, TOKENS = 20, 30
 
@@ -130,3 +133,10 @@ def test_every_rate_can_be_sliced(rate: str):
     columns = {RATES[rate].numerator, *RATES[rate].denominator}
     table = pd.DataFrame({"prompt_id": ["a", "b"] * 6, "slice": ["x"] * 6 + ["y"] * 6, **dict.fromkeys(columns, 1.0)})
     assert {item.name for item in sliced(table, "kind", rate, 0.0).slices} == {"x", "y"}
+
+
+def test_the_command_that_measures_again_names_the_run_by_its_id(tmp_path: Path):
+    folder = tmp_path / "my run $(touch pwned)" / "measure"
+    fix = _lacks(folder, "positions.parquet has no column entropy", "the target's entropy").fix
+    assert f"`draftbench measure {run_id_of(folder.parent.name)}`" in fix
+    assert "$(" not in fix
