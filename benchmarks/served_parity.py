@@ -98,7 +98,7 @@ def table(reports: dict[str, ParityReport]) -> None:
                     str(row.prompts),
                     console.rate(row.predicted),
                     console.rate(row.served),
-                    "yes" if row.agrees else "NO",
+                    {True: "yes", False: "NO", None: "-"}[row.agrees],
                     explained,
                     speed,
                 ]

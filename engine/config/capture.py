@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from engine.config.section import MOST_TOKENS, PACE, Mark, Section
+from engine.config.section import MOST_TOKENS, PACE, Mark, Section, used_unless
 
 Url = Annotated[str, Field(pattern=r"^https?://")]
 
@@ -107,7 +107,9 @@ class CaptureSpec(Section):
     max_new_tokens: int = Field(
         160, ge=1, le=MOST_TOKENS, title="Longest answer, tokens", description="length limit of an answer, tokens"
     )
-    seed: int = Field(0, ge=0, title="Seed of the answers", description="seed of the answers")
+    seed: Annotated[int, used_unless("temperature", 0)] = Field(
+        0, ge=0, title="Seed of the answers", description="seed of the answers"
+    )
     batch_size: Annotated[BatchSize, PACE] = Field(
         "auto",
         title="Prompts at once",

@@ -292,7 +292,7 @@ class _Forecast:
     def _beside_the_clock(self, worth: Worth, gamma: int) -> Worth:
         """The same with what the run measured under the same rule, at this gamma and temperature, if it did."""
         clock = self.timing.clock
-        same_rule = self.temperature == 0 or self.rule == "sampled"  # speed is timed with sampled proposals
+        same_rule = self.temperature == 0 or self.rule == self.predictor.conditions.proposals
         if clock is None or clock.speedup is None or not same_rule or clock.temperature != self.temperature:
             return worth
         if clock.forward_s.num_draft_tokens != gamma:

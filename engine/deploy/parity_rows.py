@@ -58,7 +58,8 @@ def parity_row(
         texts = [(answer.prompt_ids, one.token_ids) for answer, one in zip(captured, answers, strict=True)]
         row["calibration_z"] = drawn_from_target(target_float32, texts, case.temperature)
     made = ParityRow(temperature=case.temperature, proposals=case.proposals, prompts=len(answers), **row)
-    inside = made.predicted.low <= made.served.value <= made.predicted.high
+    known = has_bounds(made.predicted) and not math.isnan(made.served.value)
+    inside = made.predicted.low <= made.served.value <= made.predicted.high if known else None
     return made.model_copy(update={"agrees": inside, "verdict": verdict(made, inside=inside)})
 
 
@@ -170,9 +171,9 @@ def predicted_speedup(tokens_per_round: float, gamma: int, speed: Speed | None) 
     return tokens_per_round / (gamma * speed.cost_ratio + 1)
 
 
-def verdict(row: ParityRow, *, inside: bool) -> str:
-    """What the row says, with the cause where figures part."""
-    if not has_bounds(row.predicted) or math.isnan(row.served.value):
+def verdict(row: ParityRow, *, inside: bool | None) -> str:
+    """What the row says, with the cause where figures part. `inside`: None without an interval to be inside of."""
+    if inside is None:
         return "too few prompts for an interval"
     parts = [f"{'inside' if inside else 'outside'} the predicted interval"]
     if row.explained is not None:

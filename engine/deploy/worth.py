@@ -96,11 +96,7 @@ def _acceptance(value: float) -> str:
 def _advice(costs: StepCosts, choice: GammaChoice, needed: float) -> list[str]:
     """What would change the answer, or decide it; what is better still where it pays."""
     speed, other = choice.at(costs.gamma), _better_gamma(costs.gamma, choice)
-    better = (
-        f"gamma {other.gamma} is predicted to give {times(other.speedup)}: {answer_of([other.speedup])}"
-        if other
-        else ""
-    )
+    better = _other_gamma(other, speed) if other else ""
     decided = verdict(speed.speedup)
     if decided == "faster":
         return [better] if better else []
@@ -111,6 +107,13 @@ def _advice(costs: StepCosts, choice: GammaChoice, needed: float) -> list[str]:
         cheaper = _cheaper(costs, speed.tokens.value, needed) if speed.speedup.value < 1 else ""
         return [narrower, *filter(None, (better, cheaper))]
     return [*([better] if better else []), _cheaper(costs, speed.tokens.value, needed)]
+
+
+def _other_gamma(other: GammaSpeed, speed: GammaSpeed) -> str:
+    """What another gamma is predicted to give; it may be the smaller of two that are not told apart."""
+    if other.speedup.value <= speed.speedup.value:
+        return f"gamma {other.gamma}, which proposes less, is not told apart from it: {times(other.speedup)} predicted"
+    return f"gamma {other.gamma} is predicted to give {times(other.speedup)}: {answer_of([other.speedup])}"
 
 
 def _better_gamma(gamma: int, choice: GammaChoice) -> GammaSpeed | None:

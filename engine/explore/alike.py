@@ -12,11 +12,21 @@ from engine.explore.figures import Figure
 
 # What a figure depends on besides the draft, by its kind: column of the wide table -> in words. As
 # `engine.measure.compare.MUST_MATCH`, and the target and its prompts, which a comparison of two runs pairs by answer.
-_TEXT = {"target": "target", "heldout_hash": "held-out prompts"}
+_TEXT = {
+    "target": "target",
+    "heldout_hash": "held-out prompts",
+    "measure.max_new_tokens": "length of the answers",
+    "measure.seed": "seed of the measurement",
+}
 _ARITHMETIC = {"dtype": "precision", "quantize": "rounding of the weights", "device": "device"}
 _SAMPLING = {"acceptance_rule": "acceptance rule", "measure.top_p": "top-p", "measure.top_k": "top-k"}
 _ROUNDS = {"num_draft_tokens": "gamma", "measure.adaptive": "adaptive gamma", "measure.proposals": "way of proposing"}
-_CLOCK = {"processor": "processor", "threads": "threads", "measure.speed_temperature": "temperature of the timing"}
+_CLOCK = {
+    "processor": "processor",
+    "threads": "threads",
+    "measure.speed_temperature": "temperature of the timing",
+    "measure.speed_tokens": "tokens timed",
+}
 DEPENDS_ON: dict[str, dict[str, str]] = {
     "rate": _TEXT | _ARITHMETIC | _SAMPLING,
     "sampled rate": _TEXT | _ARITHMETIC | _SAMPLING | _ROUNDS,

@@ -85,7 +85,7 @@ def importance(table: pd.DataFrame, outcome: str, settings: Sequence[str]) -> li
         rest = [f.dummies for number, f in enumerate(factors) if number != place]
         others = np.column_stack(rest) if rest else np.empty((len(rows), 0))
         results.append(_one(factor, factors, centred, total, (rank, residual), _fit(others, centred)))
-    return sorted(results, key=lambda result: -result.alone.value)
+    return sorted(results, key=lambda result: (math.isnan(result.alone.value), -result.alone.value))
 
 
 def _one(

@@ -73,8 +73,9 @@ def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
     Every column of `runs` but config, provenance, fingerprint, summary and training; and temperature, exact,
     exact_low, exact_high, n_prompts, n_tokens, num_draft_tokens, dtype, device, heldout_hash, acceptance_rule and
-    initial (the untrained draft's exact acceptance) and speedup_prompts, NaN where not measured; and n_train and
-    steps_done (training queries and optimiser steps), NaN where not known.
+    initial (the untrained draft's exact acceptance) and speedup_prompts, NaN where not measured; n_train and
+    steps_done (training queries and optimiser steps), NaN where not known; and text_settings, the settings that decide
+    which text of the target was measured on, as one string.
     """
     return _frame(
         con,
@@ -86,6 +87,8 @@ def overview(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         " t.temperature, t.value AS exact, t.low AS exact_low, t.high AS exact_high, t.n_prompts, t.n_tokens,"
         " t.num_draft_tokens, t.dtype, t.device, t.heldout_hash, t.acceptance_rule, i.value AS initial,"
         " TRY_CAST(r.summary->>'$.speed.speedup.n_prompts' AS BIGINT) AS speedup_prompts,"
+        " CAST(json_extract_string(r.summary, ['$.conditions.max_new_tokens', '$.conditions.top_p',"
+        " '$.conditions.top_k', '$.conditions.seed']) AS VARCHAR) AS text_settings,"
         " TRY_CAST(r.provenance->>'$.prompts.train' AS DOUBLE) AS n_train,"
         " TRY_CAST(r.training->>'$.steps_done' AS DOUBLE) AS steps_done"
         " FROM runs r LEFT JOIN trained t USING (run_id) LEFT JOIN initial i USING (run_id)"

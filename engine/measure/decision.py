@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.catalogue import servers_by_rate
-from engine.measure.predicted_speed import draft_seconds_for
+from engine.measure.predicted_speed import acceptance_for, draft_seconds_for
 from engine.measure.speed_words import compared, load_words, timed, verdict
 from engine.numbers import LEAST_PROMPTS, has_bounds, interval, is_number, number, too_few
 from engine.records.interval import Interval
@@ -74,7 +74,11 @@ def decide(summary: Summary, metrics: Sequence[Metric] | None = None) -> Decisio
         reasons.append("Transformers' own generate was not timed")
         if answer != "no gain":
             changes.append("measure it again: `draftbench measure RUN` times generate too")
-    if summary.certificate is not None and not summary.certificate.passed:
+    if summary.certificate is None:
+        answer = "not decided yet" if answer == "serve it" else answer
+        reasons.insert(0, "there is no losslessness certificate")
+        changes.insert(0, "measure it again: `draftbench measure RUN` certifies it, too")
+    elif not summary.certificate.passed:
         answer = "not decided yet" if answer == "serve it" else answer
         reasons.insert(0, "the losslessness certificate failed")
         changes.insert(0, "find out why the output is not the target's: `draftbench show RUN` lists the checks")
@@ -112,12 +116,15 @@ def _measure_it(summary: Summary) -> tuple[str, ...]:
 
 
 def _costs(speed: Speed) -> list[str]:
-    """c, and the acceptance that this gamma needs beside the one that was measured."""
-    needed, gamma = speed.break_even_alpha.this_gamma, speed.forward_s.num_draft_tokens
+    """c, and the acceptance that this gamma needs, by what a round took, beside the one that was measured."""
+    cost, gamma = speed.forward_s.round_cost, speed.forward_s.num_draft_tokens
     reasons = [f"c = {number(speed.cost_ratio)}"] if is_number(speed.cost_ratio) else []
-    if is_number(needed) and is_number(speed.alpha):
-        pays = f"gamma {gamma} pays from an acceptance of {number(needed, 2)}" if needed < 1 else "no acceptance pays"
-        reasons.append(f"{pays}, measured {number(speed.alpha, 2)} per judged token")
+    if gamma and is_number(cost) and is_number(speed.alpha):
+        needed = acceptance_for(cost, gamma)
+        pays = f"pays from an acceptance of {number(needed, 2)}" if is_number(needed) else "pays at no acceptance"
+        other = speed.alpha_temperature
+        at = f" at temperature {other:g}" if is_number(other) and other != speed.temperature else ""
+        reasons.append(f"gamma {gamma} {pays}, measured {number(speed.alpha, 2)} per judged token{at}")
     return reasons
 
 

@@ -25,11 +25,15 @@ def speed_table(timed: Sequence[speed.TimedAnswer]) -> pd.DataFrame:
 def speed_summary(
     timed: Sequence[speed.TimedAnswer],
     alpha: float,
+    alpha_temperature: float,
     load: MachineLoad | None,
     settings: MeasureSpec,
     resampling: Resampling,
 ) -> Speed:
-    """The timing of all ways. `alpha`: per_examined acceptance, from which the cost model predicts the speed-up."""
+    """The timing of all ways.
+
+    `alpha`: per_examined acceptance at `alpha_temperature`, from which the cost model predicts the speed-up.
+    """
     ways = {way: [t for t in timed if t.way == way] for way in speed.WAYS}
     seconds = {way: [t.seconds for t in answers] for way, answers in ways.items()}
     tokens = {way: [t.tokens for t in answers] for way, answers in ways.items()}
@@ -53,6 +57,7 @@ def speed_summary(
         time_split=speed.time_split(timed),
         cost_ratio=c,
         alpha=alpha,
+        alpha_temperature=alpha_temperature,
         predicted_speedup=PredictedSpeedup(
             formula=cost_model.expected_speedup(alpha, gamma, c),
             measured_times=cost_model.measured_speedup(

@@ -407,6 +407,10 @@ def _summary(
         for r in measured
         if "initial" in r.exact
     ]
+    timing = None
+    if timed:
+        examined = _examined(metrics, settings.speed_temperature)
+        timing = speed_summary(timed, examined.value, examined.temperature, load, settings, resampling)
     return Summary(
         subject="trained draft" if gains else "draft as it is",
         conditions=under,
@@ -415,17 +419,15 @@ def _summary(
         by_slot={r.temperature: trace.acceptance_by_slot(r.rounds, gamma) for r in measured},
         accepted_lengths={r.temperature: trace.accepted_lengths(r.rounds, gamma) for r in measured},
         as_others_report={r.temperature: OtherSystems(**count(r.rounds).as_others_report()) for r in measured},
-        speed=speed_summary(timed, _examined(metrics, settings.speed_temperature), load, settings, resampling)
-        if timed
-        else None,
+        speed=timing,
         certificate=Certificate.of(checks),
     )
 
 
-def _examined(metrics: Sequence[Metric], temperature: float) -> float:
+def _examined(metrics: Sequence[Metric], temperature: float) -> Metric:
     """per_examined acceptance at the temperature of the timing, or at the nearest one measured."""
     rows = [m for m in metrics if m.metric == "per_examined"]
-    return min(rows, key=lambda m: abs(m.temperature - temperature)).value
+    return min(rows, key=lambda m: abs(m.temperature - temperature))
 
 
 def conditions(target: LoadedModel, settings: MeasureSpec, prompts: Sequence[Prompt]) -> Conditions:

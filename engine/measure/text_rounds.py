@@ -164,6 +164,12 @@ class PredictedRates:
     accepted_per_round: Interval
     tau: Interval  # emitted / rounds
 
+    @property
+    def tokens_per_round(self) -> Interval:
+        """1 + accepted / rounds, as servers count; tau is less, since an answer may end within a round."""
+        one = self.accepted_per_round
+        return Interval(1 + one.value, 1 + one.low, 1 + one.high, one.n_prompts)
+
 
 def predicted_rates(rounds: Iterable[TextRounds], *, samples: int = SAMPLES, seed: int = 0) -> PredictedRates:
     """The rates of some prompts' rounds. Raises ValueError if there are none, or they are of different gammas."""
@@ -194,6 +200,8 @@ def for_other_texts(interval: Interval, prompts: int | None = None, *, most: flo
     others = interval.n_prompts if prompts is None else prompts
     if not (others and interval.n_prompts):
         return Interval(interval.value, math.nan, math.nan, interval.n_prompts)
+    if math.isnan(interval.low) or math.isnan(interval.high):
+        return interval
     wider = math.sqrt(1 + interval.n_prompts / others)
     low, high = (interval.value + wider * (end - interval.value) for end in (interval.low, interval.high))
     return Interval(interval.value, max(0.0, low), min(most, high), interval.n_prompts)

@@ -54,7 +54,7 @@ class ParityRow(Part):
     speedup: Interval | None = None
     """Seconds a token without the draft over those with it, one request at a time, paired by prompt."""
     predicted_speedup: Real = math.nan
-    agrees: bool = False
+    agrees: bool | None = False
     verdict: Text = ""
 
 

@@ -26,6 +26,12 @@ class ForwardSeconds(Part):
         """c: one draft forward over one target forward of a single token."""
         return self.draft_s / self.plain_s
 
+    @property
+    def round_cost(self) -> float:
+        """Plain steps that a round of gamma proposals takes as long as: from so many tokens per round it pays."""
+        round_s = (self.num_draft_tokens or 0) * self.draft_s + self.verify_s + self.overhead_s
+        return round_s / self.plain_s if self.plain_s else math.nan
+
 
 class TimeSplit(Part):
     """Shares of the time of speculative decoding; they sum to 1."""
@@ -45,7 +51,7 @@ class PredictedSpeedup(Part):
 
 
 class BreakEven(Part):
-    """Acceptance from which speculation does not lose."""
+    """Acceptance from which speculation does not lose, by the formula, which takes a verification for a plain step."""
 
     some_gamma: Real = math.nan
     """At the best gamma: c itself [2211.17192, corollary 3.9]. NaN where no acceptance would be enough."""
@@ -96,6 +102,8 @@ class Speed(Part):
     """c: one draft forward over one target forward of a single token."""
     alpha: Real = math.nan
     """per_examined acceptance at the temperature of the timing, or at the nearest one measured."""
+    alpha_temperature: Real = math.nan
+    """Where that is; NaN in older runs, which did not record it."""
     predicted_speedup: PredictedSpeedup = PredictedSpeedup()
     best_gamma: Whole | None = None
     """By the formula; 0 means that speculation does not pay."""

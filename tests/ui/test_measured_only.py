@@ -79,6 +79,8 @@ def test_a_draft_as_it_is_is_no_best_draft(page: OpenPage, finished_home: Path, 
     assert "1 run that measured a draft as it is and trained none: left out." in words(explorer)
     points = "".join(chart.proto.spec for chart in explorer.get("plotly_chart"))
     assert (trained in points, run.id in points) == (True, False)
-    page("compare", runs=[trained, run.id])
+    for baseline in (trained, run.id):  # its own rates are measured, whichever way round
+        compared = page("compare", runs=[trained, run.id], baseline=baseline)
+        assert "was not measured at" not in words(compared) + " ".join(box.value for box in compared.warning)
     assert run.id not in words(page("home"))
     page("launch", **{"from": run.id})

@@ -64,8 +64,9 @@ class Draft:
 
     @property
     def temperatures(self) -> list[float]:
-        """Temperatures at which it was measured, ascending."""
-        return sorted({row.temperature for row in self.run.summary.improvement})
+        """Temperatures at which it was measured, ascending. A draft measured as it came has no improvement."""
+        summary = self.run.summary
+        return sorted({row.temperature for row in summary.improvement} | set(summary.by_slot))
 
     def was_measured_at(self, temperature: float) -> bool:
         return any(abs(t - temperature) < SAME_TEMPERATURE for t in self.temperatures)

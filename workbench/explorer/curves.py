@@ -39,6 +39,13 @@ def temperature_of(points: pd.DataFrame) -> str:
     return f", T = {known[0]:g}" if len(known) == 1 else ""
 
 
+def once_per_seed(runs: pd.DataFrame, recipes: pd.Series[str]) -> pd.DataFrame:
+    """The rows of the newest run of each recipe and seed: a repetition is no further seed."""
+    named = runs.assign(_recipe=runs.run_id.map(recipes).fillna(runs.run_id))
+    newest = named.sort_values("created_at", kind="stable").drop_duplicates(["_recipe", "seed"], keep="last")
+    return runs[runs.run_id.isin(newest.run_id)]
+
+
 def over_seeds(points: pd.DataFrame, recipes: pd.Series[str]) -> pd.DataFrame:
     """The mean over the seeds of each recipe, with the least and the most, at the steps that all its seeds have.
 

@@ -223,7 +223,8 @@ def _curves(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
 def _over_seeds(points: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
     """The points as means over seeds, one run per recipe, and the recipes' names by that run's id."""
     recipes = queries.recipes()
-    points = curves.over_seeds(points, recipes)
+    rows = curves.once_per_seed(rows, recipes)
+    points = curves.over_seeds(points[points.run_id.isin(rows.run_id)], recipes)
     if not (points.seeds > 1).any():
         st.caption("No recipe has two seeds among these runs: each line is of one.")
     rows = rows[rows.run_id.isin(points.run_id)]

@@ -104,7 +104,7 @@ def table(forecast: Expectations) -> pd.DataFrame:
             "predicted speed-up here": interval(row.worth.speedup, 2) if row.worth else "not timed",
             "accepted / proposed": interval(row.rates.per_proposed),
             "its name there": row.rate_name or "not reported",
-            "tokens per round": interval(row.rates.tau, 2),
+            "tokens per round": interval(row.rates.tokens_per_round, 2),
         }
         for row in forecast.rows
     )
@@ -115,7 +115,7 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
     rate = f"its *{ui.text(row.rate_name)}*" if row.rate_name else "accepted / proposed, which it does not report,"
     st.write(
         f"At gamma {row.gamma} {rate} should be {interval(row.rates.per_proposed)}, and a round should give "
-        f"{interval(row.rates.tau, 2)} tokens."
+        f"{interval(row.rates.tokens_per_round, 2)} tokens by its own count, 1 + accepted / rounds."
     )
     if row.worth:
         st.info(ui.text(row.worth.sentence), icon=VERDICT_ICONS[row.worth.answer])

@@ -148,8 +148,9 @@ def group_summary(runs: pd.DataFrame, group: str, recipes: pd.Series[str]) -> pd
     """One row per group: number of runs and of measured runs, mean exact acceptance, and the best with interval, n and
     run. `recipes`: by run id a name that runs share which are equal but for the seed (`queries.recipes`).
 
-    Only where all measured runs of a group share it, the mean has a standard error: it is over seeds. Over different
-    settings it would be no error of anything, and the range of the values stands there.
+    Only where all measured runs of a group share it, the mean has a standard error: it is over seeds, of whose
+    repetitions the newest counts. Over different settings it would be no error of anything, and the range of the values
+    stands there.
 
     A group with several domains has a row for each, because rates of different domains are not comparable. A run
     with several tags counts in each of their groups.
@@ -164,9 +165,10 @@ def group_summary(runs: pd.DataFrame, group: str, recipes: pd.Series[str]) -> pd
         if len(measured):
             best = measured.iloc[int(measured.exact.to_numpy().argmax())]
             row |= {"exact": best.exact, "interval": interval(best.exact_low, best.exact_high), "n": best.n_prompts}
-            row |= {"best": best.label, "seeds": measured.seed.nunique(), "mean": measured.exact.mean()}
-            settings = measured["_recipe"].nunique()
-            row |= {"error": measured.exact.sem()} if settings == 1 else {"range": _range(measured.exact, settings)}
+            once = measured.sort_values("created_at", kind="stable").drop_duplicates(["_recipe", "seed"], keep="last")
+            row |= {"best": best.label, "seeds": once.seed.nunique(), "mean": once.exact.mean()}
+            settings = once["_recipe"].nunique()
+            row |= {"error": once.exact.sem()} if settings == 1 else {"range": _range(once.exact, settings)}
         rows.append(row)
     columns = ["group", "domain", "runs", "measured", "seeds", "mean", "error", "range"]
     return pd.DataFrame(rows, columns=[*columns, "exact", "interval", "n", "best"])

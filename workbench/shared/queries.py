@@ -215,20 +215,38 @@ def leaderboard(*, sample: bool) -> pd.DataFrame:
 
     The best has the highest exact acceptance; among drafts whose interval reaches that one's, those whose weights are
     here come first, then the faster ones.
-    Excludes archived runs, failed certificates, drafts that were measured as they are, and runs measured on fewer
-    held-out prompts than others with the same target and domain, because their rates are not comparable.
+    Excludes archived runs, failed certificates, drafts that were measured as they are, and runs measured on another
+    text than most with the same target and domain (`_on_one_text`), because their rates are not comparable.
     """
     known = runs()
     known = known[(known["sample"] == sample) & (known["mode"] != MEASURED_ONLY)]
     eligible = known[~known.exact.isna() & ~known.archived & known.certificate.fillna(False).astype(bool)]
     keys = ["target", "domain", "temperature"]
-    eligible = eligible[eligible.n_prompts == eligible.groupby(keys).n_prompts.transform("max")]
-    eligible = eligible.sort_values("exact", ascending=False)
+    eligible = _on_one_text(eligible, keys).sort_values("exact", ascending=False)
     of_best = eligible.exact_low.fillna(eligible.exact).groupby([eligible[key] for key in keys]).transform("first")
     reaches = eligible.exact_high.fillna(eligible.exact) >= of_best
     rivals = eligible[reaches].assign(here=lambda frame: frame.run_id.isin(holding("weights")))
     best = rivals.sort_values(["here", "speedup", "exact"], ascending=False).drop_duplicates(keys)
     return best.sort_values("speedup", ascending=False)
+
+
+_TEXT = ["heldout_hash", "n_prompts", "text_settings", "dtype"]
+
+
+def _on_one_text(rates: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Of the rows that share the keys those with the same prompts, lengths and sampling of the text, in one precision.
+
+    Of several that of most prompts counts, then that of most runs, then the newest.
+    """
+    text = pd.Series("", index=rates.index)
+    for name in _TEXT:
+        text = text + rates[name].astype(object).where(rates[name].notna(), "none").astype(str) + " "
+    named = rates.assign(_text=text)
+    texts = named.groupby([*keys, "_text"], dropna=False)
+    ranked = named.assign(_runs=texts.run_id.transform("size"), _newest=texts.created_at.transform("max"))
+    ranked = ranked.sort_values(["n_prompts", "_runs", "_newest"], ascending=False)
+    first = ranked.groupby(keys, dropna=False)["_text"].transform("first")
+    return rates[rates.run_id.isin(ranked[ranked["_text"] == first].run_id)]
 
 
 @st.cache_data(ttl=30, show_spinner=False)

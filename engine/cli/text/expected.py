@@ -43,6 +43,11 @@ def expected(expectations: Expectations, *, in_full: bool) -> None:
         console.paragraph(
             "accepted / proposed is " + ", ".join(f"{server}'s {rate}" for server, rate in named.items()), indent=2
         )
+    console.paragraph(
+        "tokens per round is 1 + accepted / rounds, as servers count; an answer may end within a round, which the "
+        "speed-up takes into account",
+        indent=2,
+    )
     if in_full:
         for row in expectations.rows:
             _detail(row, expectations.schedule_context)
@@ -62,7 +67,15 @@ def _row(row: Expected) -> list[object]:
     rates = row.rates
     rule = "either" if row.temperature == 0 else row.proposals
     title = SERVERS[row.server].title
-    return [title, f"{row.temperature:g}", rule, interval(rates.per_proposed), interval(rates.tau, 2), speedup, answer]
+    return [
+        title,
+        f"{row.temperature:g}",
+        rule,
+        interval(rates.per_proposed),
+        interval(rates.tokens_per_round, 2),
+        speedup,
+        answer,
+    ]
 
 
 def _by_sentence(rows: Sequence[Expected]) -> dict[str, list[Expected]]:

@@ -47,7 +47,7 @@ def _rates(row: ParityRow) -> list[str]:
         console.rate(row.served),
         console.rate(row.difference),
         recount,
-        "yes" if row.agrees else "NO",
+        {True: "yes", False: "NO", None: "-"}[row.agrees],
     ]
 
 

@@ -157,11 +157,14 @@ def _speed(speed: Speed, where: str) -> None:
 
 
 def _break_even(speed: Speed) -> str:
-    """The acceptance from which speculation pays; NaN where none does."""
+    """The acceptance from which speculation pays at its best gamma by the formula; NaN where none does."""
     break_even = speed.break_even_alpha.some_gamma
     if not break_even < 1:
         return "speculation cannot pay: at this c a draft forward costs as much as a target forward"
-    return f"speculation pays above an acceptance of {break_even:.3f}; best gamma by the formula: {speed.best_gamma}"
+    return (
+        f"by the formula, which takes a verification for a plain step: pays above an acceptance of {break_even:.3f}, "
+        f"best gamma {speed.best_gamma}"
+    )
 
 
 def _certificate(certificate: Certificate) -> None:

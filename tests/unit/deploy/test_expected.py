@@ -150,6 +150,17 @@ def test_a_prediction_stands_beside_what_the_run_measured_and_yields_to_it(run: 
     assert all("On the clock" not in words for other, words in sentences.items() if other != at)
 
 
+@pytest.mark.parametrize("timed", ["sampled", "argmax"])
+def test_the_clock_stands_beside_the_rule_that_was_timed(run: RunFolder, timed: str):
+    summary = read_json(run.summary_path)
+    summary["conditions"]["proposals"], summary["speed"]["temperature"] = timed, 1.0
+    run.summary_path.write_text(json.dumps(summary))
+    rows = [row for row in expectations(run, servers=["vllm"]).rows if row.temperature == 1.0]
+    assert {row.proposals: "On the clock" in row.worth.sentence for row in rows if row.worth} == {
+        rule: rule == timed for rule in ("sampled", "argmax")
+    }
+
+
 def test_a_measurement_of_an_earlier_version_says_what_to_run_for_the_rules_that_it_cannot_tell(run: RunFolder):
     path = run.path / "measure" / "positions.parquet"
     pd.read_parquet(path).drop(columns=["hit", "argmax_prob"]).to_parquet(path, index=False)

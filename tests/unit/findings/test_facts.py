@@ -63,6 +63,16 @@ def test_the_settings_of_the_mode_that_is_used_are_facts():
     assert facts(selection={"share": 0.5, "reference": "x"}) != facts()
 
 
+def test_the_seed_of_greedy_answers_tells_no_runs_apart():
+    def seed(temperature: float, value: int) -> Any:
+        values = row("a")["config"]
+        values["capture"] |= {"temperature": temperature, "seed": value}
+        return facts_of(values, Provenance()).get("capture.seed")
+
+    assert seed(0.0, 1) == seed(0.0, 2)
+    assert seed(1.0, 1) != seed(1.0, 2)
+
+
 def test_a_server_is_known_by_who_answers():
     def facts(**server: Any) -> dict[str, Any]:
         values = row("a")["config"]

@@ -16,7 +16,7 @@ from engine.paths import PROJECT_ROOT
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
 from engine.records.provenance import Provenance
-from engine.records.speed import BreakEven, ForwardSeconds, GammaRow, MachineLoad, Speed
+from engine.records.speed import ForwardSeconds, GammaRow, MachineLoad, Speed
 from engine.records.summary import Conditions, Metric, Summary
 
 PROMPTS = PromptsSpec.model_validate({"train": "train.jsonl", "heldout": "heldout.jsonl"})
@@ -26,7 +26,8 @@ FEW = Interval(1.5, 1.4, 1.6, 4)
 
 
 def summary(plain: Interval | None, generate: Interval | None, **more: Any) -> Summary:
-    return Summary(speed=Speed(speedup=plain, speedup_over_transformers=generate, temperature=1.0, **more))
+    speed = Speed(speedup=plain, speedup_over_transformers=generate, temperature=1.0, **more)
+    return Summary(speed=speed, certificate=Certificate(passed=True))
 
 
 @pytest.mark.parametrize(("plain", "generate"), itertools.product([FASTER, OPEN, SLOWER, FEW, None], repeat=2))
@@ -74,7 +75,6 @@ def costed(expected: float) -> dict[str, Any]:
         "forward_s": ForwardSeconds(plain_s=0.02, draft_s=0.01, verify_s=0.024, overhead_s=0.001, num_draft_tokens=3),
         "cost_ratio": 0.5,
         "alpha": 0.4,
-        "break_even_alpha": BreakEven(this_gamma=0.9),
         "by_gamma": [GammaRow(gamma=1, expected_tokens=1.4, measured=1.2), GammaRow(gamma=3, expected_tokens=expected)],
     }
 
@@ -84,8 +84,22 @@ def test_the_draft_that_would_pay_is_named_with_its_time():
     decision = decide(summary(SLOWER, SLOWER, **costed(2.0)))
     assert any("at most 5.0 ms, now 10.0 ms" in change for change in decision.changes)
     assert "c = 0.500" in decision.sentence
-    assert "pays from an acceptance of 0.90, measured 0.40 per judged token" in decision.sentence
+    # a round takes 3 * 0.01 + 0.024 + 0.001 s, 2.75 plain steps: 1 + a + a^2 + a^3 = 2.75 at a = 0.754
+    assert "gamma 3 pays from an acceptance of 0.75, measured 0.40 per judged token" in decision.sentence
     assert any("no draft is cheap enough" in change for change in decide(summary(SLOWER, None, **costed(1.2))).changes)
+
+
+def test_acceptance_of_another_temperature_says_so():
+    at_one = summary(SLOWER, SLOWER, **costed(2.0), alpha_temperature=1.0)
+    assert decide(at_one).sentence.count("per judged token; ") + decide(at_one).sentence.endswith("judged token") == 1
+    at_zero = summary(SLOWER, SLOWER, **costed(2.0), alpha_temperature=0.0)
+    assert "measured 0.40 per judged token at temperature 0" in decide(at_zero).sentence
+
+
+def test_without_a_certificate_nothing_is_served():
+    decision = decide(summary(FASTER, FASTER).model_copy(update={"certificate": None}))
+    assert decision.answer == "not decided yet"
+    assert decision.reasons[0] == "there is no losslessness certificate"
 
 
 def test_a_better_gamma_is_named_and_a_worse_one_is_not():

@@ -192,3 +192,5 @@ def test_other_texts_stray_further_than_the_rate_is_known():
     assert for_other_texts(interval, 9).high == pytest.approx(0.5 + 0.1 * math.sqrt(5))
     assert for_other_texts(Interval(0.9, 0.8, 0.99, 4)).high == 1.0
     assert math.isnan(for_other_texts(Interval(0.9)).low)
+    of_one = for_other_texts(Interval(0.9, math.nan, math.nan, 1))
+    assert math.isnan(of_one.low) and math.isnan(of_one.high), "no interval is not all of them"  # noqa: PT018

@@ -87,6 +87,11 @@ def test_seeds_of_a_recipe_become_their_mean_with_least_and_most():
     assert mean.groupby("run_id").seeds.first().to_dict() == {"a": 2, "c": 1}
 
 
+def test_of_a_repeated_seed_the_newest_run_counts():
+    runs = pd.DataFrame({"run_id": ["a", "b", "c"], "seed": [0, 0, 1], "created_at": pd.to_datetime([1, 2, 0])})
+    assert list(curves.once_per_seed(runs, pd.Series({"a": "one", "b": "one", "c": "one"})).run_id) == ["b", "c"]
+
+
 def test_a_step_that_a_seed_lacks_has_no_mean():
     both = pd.concat([points("a", 30), points("b", 20)])
     mean = curves.over_seeds(both, pd.Series({"a": "one", "b": "one"}))

@@ -146,7 +146,8 @@ def test_a_group_is_summed_up_by_count_and_its_best_measured_run():
 
 
 def test_a_standard_error_is_over_seeds_alone_and_else_the_range_stands_there():
-    runs = overview(*({"loss": loss, "exact": exact} for loss in ("tvd", "sft") for exact in (0.27, 0.31, 0.36)))
+    rates = list(enumerate((0.27, 0.31, 0.36)))
+    runs = overview(*({"loss": loss, "exact": exact, "seed": seed} for loss in ("tvd", "sft") for seed, exact in rates))
     recipes = pd.Series({"r0": "a", "r1": "a", "r2": "a", "r3": "b", "r4": "b", "r5": "c"})
     summary = table.group_summary(runs, "loss", recipes).set_index("group")
     assert summary.loc["tvd", "error"] == pytest.approx(np.std([0.27, 0.31, 0.36], ddof=1) / 3**0.5)
@@ -154,6 +155,15 @@ def test_a_standard_error_is_over_seeds_alone_and_else_the_range_stands_there():
     assert pd.isna(summary.loc["sft", "error"])
     assert summary.loc["sft", "range"] == "0.27–0.36 over 2 different settings"
     assert "standard error over seeds" in table.groups_for_paper(summary.reset_index())
+
+
+def test_a_repetition_is_no_further_seed():
+    seeds = overview(*({"exact": exact, "seed": seed} for seed, exact in ((0, 0.3), (0, 0.4), (1, 0.5))))
+    (row,) = table.group_summary(seeds, "loss", pd.Series("a", index=["r0", "r1", "r2"])).itertuples()
+    assert (row.runs, row.measured, row.seeds) == (3, 3, 2)
+    assert (row.mean, row.error) == pytest.approx((0.45, 0.05)), "of the two of seed 0 the newest counts"
+    alone = table.group_summary(seeds[:2], "loss", pd.Series("a", index=["r0", "r1"])).iloc[0]
+    assert pd.isna(alone.error)
 
 
 def test_a_group_of_several_domains_has_a_row_for_each():
