@@ -34,6 +34,7 @@ def as_json(evaluated: HomeFindings, study: str | None = None) -> dict[str, Any]
         "interval": f"{LEVEL:.0%}, bootstrap over prompts, both sides on the same draws",
         "seeds_needed": ENOUGH_SEEDS,
         "runs_compared": evaluated.n_runs,
+        "samples": evaluated.n_samples,
         "left_out": dict(evaluated.left_out),
         "claims": [claim_json(finding, evaluated) for finding in evaluated.findings],
         "runs": [run_json(evaluated, known[run_id]) for run_id in used],

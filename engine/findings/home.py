@@ -25,6 +25,7 @@ from engine.index.ingest import add_details, ingest_all
 from engine.paths import Home
 from engine.records.provenance import Provenance
 from engine.records.study_tag import of_study, studies_of
+from engine.runs.samples import laid_out
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class HomeFindings:
     findings: list[Finding]
     wanted: Mapping[str, Wanted]  # claim -> what would decide it
     n_runs: int
+    n_samples: int  # of them: those that come with Draftbench
     left_out: Mapping[str, int]
     load: Callable[[], TakingPart]
     load_sums: Callable[[list[str]], pd.DataFrame]
@@ -85,6 +87,7 @@ class _Result:
     outcomes: Mapping[str, tuple[Outcome, ...]]
     wanted: Mapping[str, Wanted]
     n_runs: int
+    n_samples: int
     left_out: Mapping[str, int]
     damaged: frozenset[str]
 
@@ -103,6 +106,7 @@ def evaluate_home(home: Home, study: str | None = None, *, up_to_date: bool = Fa
         [Finding(CLAIMS[key], outcomes) for key, outcomes in result.outcomes.items()],
         result.wanted,
         result.n_runs,
+        result.n_samples,
         result.left_out,
         lambda: TakingPart.of(_studied(home, study), result.damaged),
         lambda run_ids: _sums(home, run_ids),
@@ -120,6 +124,7 @@ def _worked_out(home: Home, study: str | None) -> _Result:
         {finding.claim.key: finding.outcomes for finding in findings},
         {finding.claim.key: wanted(finding, part.runs, home.runs) for finding in findings},
         len(part.runs),
+        len(laid_out(home) & {run.id for run in part.runs}),
         part.left_out,
         damaged,
     )

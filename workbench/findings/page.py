@@ -46,8 +46,10 @@ def choose_study(known: pd.DataFrame) -> str | None:
 def show_origin(evaluated: HomeFindings) -> None:
     """What the verdicts rest on, and how they are reached."""
     gone = ", ".join(f"{count} {reason}" for reason, count in evaluated.left_out.items() if count)
-    count = evaluated.n_runs
-    took = f"{count} run{'s' if count != 1 else ''} took part" + (f"; left out: {gone}." if gone else ".")
+    count, samples = evaluated.n_runs, evaluated.n_samples
+    took = f"{count} run{'s' if count != 1 else ''} took part"
+    took += f", {samples} of them samples that were measured elsewhere" if samples else ""
+    took += f"; left out: {gone}." if gone else "."
     st.caption(f"{took} The paper: [{ui.text(PAPER)}]({PAPER_URL}).")
 
 

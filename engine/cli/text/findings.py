@@ -37,8 +37,9 @@ def summary(report: Mapping[str, Any]) -> str:
     study = f" of the study {report['study']}" if report["study"] else ""
     others = [f"{claim['number']} by {claim['rate']}" for claim in report["claims"] if claim["rate"] != "exact"]
     metric = "; ".join([report["metric"], *(f"claim {other}" for other in others)])
+    samples = f", {report['samples']} of them samples that were measured elsewhere" if report["samples"] else ""
     return (
-        f"{report['runs_compared']} runs{study} take part{_left_out(report)}; {metric}; "
+        f"{report['runs_compared']} runs{study} take part{samples}{_left_out(report)}; {metric}; "
         f"{report['interval']}; nothing is called reproduced with fewer than {report['seeds_needed']} seeds"
     )
 

@@ -201,7 +201,8 @@ def test_claims_on_modes_are_reported_at_every_effort(root: Path, capsys: pytest
 
 def test_a_study_is_looked_at_alone(root: Path, capsys: pytest.CaptureFixture[str]):
     a_study(root)
-    assert json.loads(run(capsys, "--json")[1])["runs_compared"] == 9
+    every = json.loads(run(capsys, "--json")[1])
+    assert (every["runs_compared"], every["samples"]) == (9, 0)
     report = json.loads(run(capsys, "--json", "--study", "mine")[1])
     assert (report["runs_compared"], report["study"]) == (8, "mine")
     code, out, err = run(capsys, "--study", "nothing")
@@ -287,7 +288,9 @@ def test_the_samples_from_the_command_line_decide_all_five_claims(
             main(["runs", "samples", "--json"])
         assert len(json.loads(capsys.readouterr().out)["added"]) == expected
     _, out, _ = run(capsys, "--json")
-    claims = [claim for claim in json.loads(out)["claims"] if claim["of_paper"]]
+    report = json.loads(out)
+    assert report["samples"] == report["runs_compared"] > 0
+    claims = [claim for claim in report["claims"] if claim["of_paper"]]
     assert {claim["number"] for claim in claims} >= {"1", "2", "3", "4", "5a", "5b"}
     for claim in claims:
         assert claim["verdict"] != "not enough runs"
