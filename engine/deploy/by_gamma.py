@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from engine.deploy.expected import is_whole, step_times_of
@@ -73,6 +74,16 @@ def speed_by_gamma(run: RunFolder) -> SpeedByGamma | None:
     predicted = {row.gamma: row.speedup for row in choice.by_gamma}
     best = choice.best or max(sorted(predicted), key=lambda gamma: predicted[gamma].value)
     return SpeedByGamma(speed.temperature, measured, predicted, best, f"acceptance by token, {basis}", tuple(notes))
+
+
+def round_cost(run: RunFolder, gamma: int) -> float:
+    """Plain steps that a round of gamma proposals takes in our own loop at batch size 1; NaN if no time tells it."""
+    speed = run.summary().speed
+    costs = None if speed is None else _costs(run, speed)[0]
+    if costs is None or gamma not in costs.round_s:
+        return math.nan
+    round_s, plain_s = (np.asarray(seconds, float).mean() for seconds in (costs.round_s[gamma], costs.plain_s))
+    return float(round_s / plain_s)
 
 
 def _costs(run: RunFolder, speed: Speed) -> tuple[RoundCosts | None, str, list[str]]:

@@ -21,6 +21,7 @@ from engine.catalogue import SERVERS, Proposals
 from engine.chat.rendering import conversation, render
 from engine.config.schema import Recipe
 from engine.deploy.answer_log import AnswerLog
+from engine.deploy.by_gamma import round_cost
 from engine.deploy.llama_server import LlamaServer
 from engine.deploy.parity_bench import Bench
 from engine.deploy.parity_forms import exported_pair
@@ -109,10 +110,10 @@ def parity(home: Home, run: RunFolder, server_name: str, options: ParityOptions,
         )
         served, timed, same_ids = _serve(bench, cases, rules, walk.limit, options.timed, text, target)
         plain = bench.plain(timed_requests(cases, rules[0], walk.limit, options.timed))
-    rows = []
+    rows, cost = [], round_cost(run, gamma)
     for case in cases:
         row = parity_row(case, served[case.proposals], walk, draft, exact)
-        rows.append(with_speed(row, timed[case.proposals], plain, run.summary().speed, gamma))
+        rows.append(with_speed(row, timed[case.proposals], plain, cost))
     report = ParityReport(
         run=run.id,
         server=server_name,

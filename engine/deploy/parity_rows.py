@@ -21,7 +21,6 @@ from engine.numbers import has_bounds, interval
 from engine.records.interval import Interval
 from engine.records.parity import ParityReport, ParityRow, PartedText
 from engine.records.served import RoundTotals, ServedMeasurement
-from engine.records.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,12 @@ def _same_text(
 
 
 def with_speed(
-    row: ParityRow, drafted: Sequence[ServedAnswer], plain: Sequence[ServedAnswer], speed: Speed | None, gamma: int
+    row: ParityRow, drafted: Sequence[ServedAnswer], plain: Sequence[ServedAnswer], round_cost: float
 ) -> ParityRow:
-    """The row with the served speed, where its temperature was timed with and without the draft."""
+    """The row with the served speed, where its temperature was timed with and without the draft.
+
+    `round_cost`: plain steps that a round takes here, from which a speed-up is predicted; NaN if not known.
+    """
     with_draft, without = (
         {answer.prompt_id: answer for answer in answers if _is_timed(answer, row.temperature)}
         for answers in (drafted, plain)
@@ -144,7 +146,7 @@ def with_speed(
             "tokens_per_s": bootstrap_ratio(tokens, seconds),
             "plain_tokens_per_s": bootstrap_ratio(plain_tokens, plain_s),
             "speedup": paired_ratio(seconds, tokens, plain_s, plain_tokens),
-            "predicted_speedup": predicted_speedup(row.predicted_tokens_per_round.value, gamma, speed),
+            "predicted_speedup": row.predicted_tokens_per_round.value / round_cost,
         }
     )
 
@@ -156,19 +158,6 @@ def _is_timed(answer: ServedAnswer, temperature: float) -> bool:
 def _later(answer: ServedAnswer) -> int:
     """Tokens after the first, which comes with the prompt: those that the seconds are of."""
     return max(0, len(answer.token_ids) - 1)
-
-
-def predicted_speedup(tokens_per_round: float, gamma: int, speed: Speed | None) -> float:
-    """Tokens a round over what a round costs in plain steps, with the times measured here; NaN without any.
-
-    At another gamma than that of the timing only c is known, and a verification is taken for a plain step.
-    """
-    if speed is None:
-        return math.nan
-    times = speed.forward_s
-    if times.num_draft_tokens == gamma and times.plain_s > 0:
-        return tokens_per_round * times.plain_s / (gamma * times.draft_s + times.verify_s + times.overhead_s)
-    return tokens_per_round / (gamma * speed.cost_ratio + 1)
 
 
 def verdict(row: ParityRow, *, inside: bool | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from engine.deploy.by_gamma import speed_by_gamma
+from engine.deploy.by_gamma import round_cost, speed_by_gamma
 from engine.runs.folder import RunFolder
 from engine.runs.samples import SAMPLES
 
@@ -60,6 +60,15 @@ def test_step_times_of_another_draft_are_used_for_nothing(tmp_path: Path):
     assert known is not None
     assert "interpolated" in known.basis
     assert known.notes == ("its step times are of an earlier draft of this run, and not used",)
+
+
+def test_a_round_costs_what_step_times_say_or_else_what_the_runs_own_timing_does():
+    timed, interpolated = RunFolder(SAMPLES / TIMED), RunFolder(SAMPLES / INTERPOLATED)
+    assert 1 < round_cost(timed, 1) < round_cost(timed, 4) < round_cost(timed, 8)
+    own = interpolated.summary().speed.forward_s
+    assert round_cost(interpolated, 3) == pytest.approx(own.round_cost)
+    assert math.isnan(round_cost(timed, 9))
+    assert math.isnan(round_cost(RunFolder(SAMPLES / UNTIMED), 1))
 
 
 def test_a_run_that_was_not_timed_has_none():

@@ -13,7 +13,7 @@ import torch
 from engine.decode.sampling import Sampling
 from engine.deploy.answer_log import AnswerLog
 from engine.deploy.parity import requests, timed_requests
-from engine.deploy.parity_rows import Case, parity_row, predicted_speedup, served_measurement, with_speed
+from engine.deploy.parity_rows import Case, parity_row, served_measurement, with_speed
 from engine.deploy.parity_texts import Walk, hits, parted, predicted
 from engine.deploy.server_rounds import ServerRule
 from engine.deploy.serving import Asked, ServedAnswer
@@ -21,7 +21,6 @@ from engine.measure.acceptance import exact_acceptance
 from engine.models.head import Head
 from engine.records.parity import ParityReport
 from engine.records.served import RoundTotals
-from engine.records.speed import ForwardSeconds, Speed
 from tests.conftest import tiny_llama
 from tests.tiny_pair import as_draft, blend, captured, draft_of, loaded, stopping_target
 
@@ -138,17 +137,14 @@ def test_speed_is_of_the_prompts_that_were_timed_both_ways(tmp_path: Path, targe
     case = case_at(tmp_path, target, draft, 0.0)
     drafted = served_from(case, draft, target)
     plain = [replace(answer, totals=None, seconds=2 * (answer.seconds or 0)) for answer in drafted[:4]]
-    times = ForwardSeconds(plain_s=1.0, draft_s=0.1, verify_s=1.2, overhead_s=0.0, num_draft_tokens=3)
-    speed = Speed(forward_s=times, cost_ratio=0.1)
     row = parity_row(case, drafted, WALK, draft, target)
-    timed = with_speed(row, drafted, plain, speed, 3)
+    timed = with_speed(row, drafted, plain, 1.5)
     assert timed.speedup is not None
     assert timed.speedup.value == pytest.approx(2)
     assert timed.speedup.n_prompts <= 4
     assert timed.predicted_speedup == pytest.approx(row.predicted_tokens_per_round.value / 1.5)
-    assert predicted_speedup(2.0, 2, speed) == pytest.approx(2 / 1.2)  # another gamma: c alone
-    assert math.isnan(predicted_speedup(2.0, 3, None))
-    assert with_speed(row, drafted, [], speed, 3) == row
+    assert math.isnan(with_speed(row, drafted, plain, math.nan).predicted_speedup)
+    assert with_speed(row, drafted, [], 1.5) == row
     stored = served_measurement(ParityReport(server="llama.cpp", num_draft_tokens=3), timed, case, drafted)
     assert stored.totals.accepted == sum(answer.totals.accepted or 0 for answer in drafted if answer.totals)
     assert stored.tokens_per_s == timed.tokens_per_s
