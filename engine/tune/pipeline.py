@@ -48,6 +48,12 @@ def tune(
             sweep(folder)
             return done
         _note_turns(loaded, progress)
+        for side, data in (("training", train), ("held-out", heldout)):
+            if past := data.counts["reference_past_its_end"]:
+                progress.note(
+                    f"{past} of {len(data.encoded)} {side} references go on after an end of turn: the text after it "
+                    "is left out, as no served answer has it"
+                )
         trained = _adapter(recipe, loaded, train, folder, identity, progress)
         record = {
             "recipe": recipe.model_dump(mode="json"),
