@@ -33,7 +33,7 @@ from engine.tune.function_calls import Judgement
 from engine.tune.pipeline import measure_again, tune
 from engine.tune.recipe import AdapterSpec, TuneData, TuneMeasure, TuneRecipe, TuneTraining
 from engine.tune.training import CHECKPOINT, Tuner, reference_losses
-from tests.conftest import byte_tokenizer, tiny_llama
+from tests.conftest import CHATML, byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.slow
 
@@ -159,6 +159,14 @@ def test_a_blank_that_the_template_writes_before_the_mark_is_not_doubled():
         example = ended(tokenizer, Example(Prompt("a", ({"role": "user", "content": "hi"},)), reference), turns)
         (row,) = encode(tokenizer, [example], DATA, None, turns)
         assert tokenizer.decode(row.reference_ids) == "Yes. <|im_end|>"
+
+
+def test_a_template_without_the_header_of_an_answer_is_refused(recipe: Path, tmp_path: Path):
+    tiny_llama().save_pretrained(tmp_path / "plain")
+    byte_tokenizer(CHATML.partition("{% if")[0]).save_pretrained(tmp_path / "plain")
+    with pytest.raises(DraftbenchError, match=r"writes '<\|im_start\|>assistant") as caught:
+        made(recipe, tmp_path / "out", f"target.model={tmp_path / 'plain'}")
+    assert "add_generation_prompt" in caught.value.fix
 
 
 def test_references_that_go_on_after_their_end_are_counted(tmp_path: Path):
