@@ -8,6 +8,7 @@ Whatever follows the first end of turn is left out, as captures stop there.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from engine.chat.template_date import apply_template
 from engine.chat.turns import until_stop
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
-from engine.logs.queries import reference_of
+from engine.logs.queries import TEXT_BESIDE_CALLS, reference_of
 from engine.models.load import LoadedModel
 from engine.records.capture import AnswerSignal
 from engine.served.likeliest import encode_likeliest
@@ -169,13 +170,15 @@ class PromptRequest:
         Raises Unanswered for ids beside which there is no text.
         """
         if reply.token_ids is None:
-            return self._ids_of_text(reply), "text", ()
+            ids, noted = self._ids_of_text(reply)
+            return ids, "text", noted
         ids = list(self._checked(reply.token_ids))
         spelling = spelling_of(self.target.tokenizer, ids, reply, self.target.turns.ends)
         if spelling == "other" and not (reply.text.strip() or reply.tool_calls):
             raise Unanswered("an answer whose token ids spell text that it does not have (not retried)")
         if spelling == "other":
-            return self._ids_of_text(reply), "text", (OTHER_IDS,)
+            ids, noted = self._ids_of_text(reply)
+            return ids, "text", (OTHER_IDS, *noted)
         return ids, "server", (MORE_IDS,) if spelling == "more" else ()
 
     def _checked(self, ids: list[int]) -> list[int]:
@@ -190,7 +193,7 @@ class PromptRequest:
             "name a model with the tokenizer of the served one in target.model",
         )
 
-    def _ids_of_text(self, reply: Reply) -> list[int]:
+    def _ids_of_text(self, reply: Reply) -> tuple[list[int], tuple[str, ...]]:
         if reply.reasoning:
             raise DraftbenchError(
                 "the server takes the reasoning out of its answers and sends no token ids that spell them",
@@ -198,20 +201,24 @@ class PromptRequest:
                 "start the server without a reasoning parser (vLLM: no --reasoning-parser; "
                 "llama.cpp: --reasoning-format none)",
             )
-        return self._ids_of(_without_surrogates(self._text(reply)))
+        text, noted = self._text(reply)
+        return self._ids_of(_without_surrogates(text)), noted
 
     def _ids_of(self, text: str) -> list[int]:
         return list(self.target.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _text(self, reply: Reply) -> str:
-        """The text that the target wrote. Calls that the server parsed out of it are written as the template writes
-        them, or, for a template without a form for calls, as the prompt asks for them."""
+    def _text(self, reply: Reply) -> tuple[str, tuple[str, ...]]:
+        """The text that the target wrote, and notes. Calls that the server parsed out of it are written as the template
+        writes them, or, for a template without a form for calls, as the prompt asks for them."""
         if not reply.tool_calls:
-            return reply.text
+            return reply.text, ()
         try:
             calls = [_normal(call) for call in reply.tool_calls]
             message = {"role": "assistant", "content": reply.text, "tool_calls": calls}
-            return self._by_template(message) or reference_of(message)
+            written, seen = self._by_template(message), Counter[str]()
+            if written:
+                return written, () if reply.text.strip() in written else (TEXT_BESIDE_CALLS,)
+            return reference_of(message, seen), tuple(+seen)
         except (BadRecordError, RecursionError) as error:
             raise Unanswered(f"a function call that cannot be read: {error} (not retried)") from None
 

@@ -243,6 +243,27 @@ def test_calls_are_written_as_the_template_writes_them_where_it_does(tmp_path: P
     assert server.requests[0]["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"a": 2}'
 
 
+@pytest.mark.parametrize("knows_calls", [True, False])
+def test_text_beside_calls_is_kept_where_the_template_has_a_place_for_it_and_else_counted(
+    tmp_path: Path, server: Server, target: LoadedModel, knows_calls: bool
+):
+    def said(body: dict[str, Any], number: int) -> Said:
+        response = called(body, number).body
+        response["choices"][0]["message"]["content"] = "Let me look."
+        return Said(body=response)
+
+    server.script = said
+    knows = replace(target, tokenizer=byte_tokenizer(TOOLS_TEMPLATE)) if knows_calls else target
+    prompts = [replace(prompt, tools=TOOLS) for prompt in questions(1)]
+    capture = fetched(tmp_path, knows, settings_of(server, max_new_tokens=99), prompts)
+    if knows_calls:
+        assert texts(capture)["q0"] == 'Let me look.<call>{"a": 1}</call><|im_end|>'
+        assert capture.counts.server.noted == {}
+    else:
+        assert texts(capture)["q0"] == '{"name": "add", "arguments": {"a": 1}}<|im_end|>'
+        assert capture.counts.server.noted == {"text beside calls left aside": 1}
+
+
 ODD_CALLS: list[Any] = [
     True,
     "add",
