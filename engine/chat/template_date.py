@@ -67,15 +67,18 @@ def apply_template(
 
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the template's text depends on the day."""
-    return bool(_has_clock(tokenizer)) and any(
-        texts[0] != texts[1] for texts in ([text(date) for date in _TWO_DATES] for text in _probes(tokenizer))
-    )
+    """Whether the template can write the day: it names the clock, be it for long chats or certain content alone."""
+    return "strftime_now" in str(tokenizer.chat_template)
 
 
 def clock_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """The date for a hash of what depends on the template; empty if the template reads no clock."""
-    if not reads_clock(tokenizer):
+    """The date for a hash of what depends on the template; empty if small conversations are the same on every day.
+
+    So captures whose template writes the date in other conversations alone keep their address, which has the prompts'
+    ids in it.
+    """
+    probed = ([text(date) for date in _TWO_DATES] for text in _probes(tokenizer))
+    if not (reads_clock(tokenizer) and any(first != second for first, second in probed)):
         return {}
     if getattr(tokenizer, _DATE, None) is None:
         pin_date(tokenizer, None)
@@ -118,7 +121,7 @@ def _applied(
     **more: Any,
 ) -> str:
     given = [dict(tool) for tool in tools] or None
-    if _has_clock(tokenizer):
+    if reads_clock(tokenizer):
         more["chat_template"] = _dated(str(tokenizer.get_chat_template(None, given)), date)
     with time_limit(_SECONDS):
         return str(
@@ -140,7 +143,3 @@ def _dated(template: str, date: datetime.datetime) -> str:
         f"{{%- for name, part in {parts!r}.items() -%}}{{%- set date.text = date.text | replace(name, part) -%}}"
         f"{{%- endfor -%}}{{{{ date.text | replace({_PERCENT!r}, '%') }}}}{{%- endmacro -%}}{template}"
     )
-
-
-def _has_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return "strftime_now" in str(tokenizer.chat_template)

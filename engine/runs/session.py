@@ -88,7 +88,7 @@ def in_float32(target: LoadedModel) -> LoadedModel:
 
 
 def _with_kept_date(run: RunFolder, target: LoadedModel, progress: Progress) -> LoadedModel:
-    """Give a template that writes today's date that of the run's first day, whenever the run goes on."""
+    """Give a template that can write today's date that of the run's first day, whenever the run goes on."""
     if target.spec.template_date is not None or not reads_clock(target.tokenizer):
         return target
     date = RUN_DATE + str(run.status().created_at or datetime.date.today())[:10]
@@ -96,7 +96,7 @@ def _with_kept_date(run: RunFolder, target: LoadedModel, progress: Progress) -> 
     pin_date(target.tokenizer, date)
     # into the run's own recipe, since the session's may measure other things
     write_atomic(run.path / "config.yaml", dump_recipe(run.recipe().model_copy(update={"target": spec})))
-    progress.note(f"the chat template writes today's date: target.template_date is {date} from now on")
+    progress.note(f"the chat template can write today's date: target.template_date is {date} from now on")
     return replace(target, spec=spec)
 
 

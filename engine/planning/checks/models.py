@@ -112,7 +112,7 @@ def chat_template(subject: Subject) -> Finding:
             "let the chat template write it at its end `{% if add_generation_prompt %}`, as the served one does",
         )
     if reads_clock(subject.tokenizer):
-        message += f"; it writes the date, which is {date or 'that of the day the run begins'}"
+        message += f"; it can write the date, which is {date or 'that of the day the run begins'}"
         if subject.recipe.capture.server is None:
             return ok(message)
         return warning(
