@@ -92,7 +92,15 @@ def test_without_a_date_it_is_one_day_for_all_that_is_rendered():
     assert end_of_turn(dated) == end_of_turn(tokenizer(""))
 
 
-@pytest.mark.parametrize("head", ["{{ ['a', 'b'] | random }}", "{{ range(100) | random }}", "{{ lipsum() }}"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "{{ ['a', 'b'] | random }}",
+        "{{ range(100) | random }}",
+        "{{ lipsum() }}",
+        "{% if messages | length > 4 %}{{ ['a', 'b'] | random }}{% endif %}",
+    ],
+)
 def test_a_template_that_draws_is_refused(head: str):
     with pytest.raises(DraftbenchError, match="in more than one way"):
         text(tokenizer(head))
