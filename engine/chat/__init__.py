@@ -1,5 +1,6 @@
 """Conversations: one form for all spellings, the target's chat template, and what ends an answer.
 
+finish_reasons   how servers and logs say that an answer ended
 messages         the normal form of a chat, made when a record is read
 prompt           a prompt, and the identity of a list of prompts
 rendering        a prompt as token ids, through the chat template

@@ -210,7 +210,7 @@ def _content(message: Message, where: str, seen: Counter[str]) -> Any:
 
 def _text_of(content: Any, name: str, where: str) -> str:
     if isinstance(content, list | tuple):
-        return "\n".join(_part(part, where) for part in content if not _is_step_mark(part))
+        return "\n".join(text_of_part(part, where) for part in content if not _is_step_mark(part))
     if not isinstance(content, str):
         raise BadRecordError(f"{name} of {where} must be text, not {kind(content)}")
     return content
@@ -221,7 +221,8 @@ def _is_step_mark(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") == "step-start"
 
 
-def _part(part: Any, where: str) -> str:
+def text_of_part(part: Any, where: str) -> str:
+    """The text of a part of a content. Raises BadRecordError for any other part: a call, an image, a thought."""
     if isinstance(part, str):
         return part
     named: Any = kind(part)

@@ -37,7 +37,8 @@ def render(
     max_new_tokens: int,
     rows: int | None = None,
 ) -> list[int]:
-    """Return the token ids of `prompt`, including the header of the assistant's answer.
+    """Return the token ids of `prompt`, including the header of the assistant's answer if the template writes it when
+    it is asked to (`missing_header`).
 
     Tools are given to the template or, if it ignores them, put into the system message by `tools_as_system`. Special
     tokens in a message become special tokens, as in vLLM and Transformers by default. Raises DraftbenchError if the
@@ -71,6 +72,24 @@ def measurable(
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hex sha256 of the chat template and of the plain form of tools, which together turn messages into text."""
     return content_hash({"template": _require_template(tokenizer), "plain_tools": PLAIN_TOOLS_FORM})
+
+
+def missing_header(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The header that the template writes before an answer, but not when it is asked for one; "" if nothing is missing.
+
+    Such a template ignores `add_generation_prompt`: the prompt ends after the user's turn. Blanks are no header
+    (Mistral), and what only some answers have, such as an empty thought, does not count where the template reads the
+    flag.
+    """
+    asked, answer = [{"role": "user", "content": "a"}], "draftbench answer"
+    try:
+        with_flag, without = (apply_template(tokenizer, asked, add_generation_prompt=flag) for flag in (True, False))
+        answered = apply_template(tokenizer, [*asked, {"role": "assistant", "content": answer}])
+    except Exception:  # a template raises whatever it likes; `render` reports it where it matters
+        return ""
+    before, found, _ = answered.rpartition(answer)
+    ignored = with_flag == without and bool(found) and before.startswith(without)
+    return before[len(without) :] if ignored and before[len(without) :].strip() else ""
 
 
 def check_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: Sequence[int], rows: int | None) -> None:

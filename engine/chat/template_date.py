@@ -41,6 +41,7 @@ _TOOL: Tool = {
 # Of strftime: a letter, and what may come before it in a format (%-d, %10Y, %Od).
 _DIRECTIVE = re.compile(r"%[-_0^#]*\d*[EO:]*[a-zA-Z]")
 _PLAIN = [f"%{flag}{letter}" for letter in string.ascii_letters for flag in ("", "-")]
+_DRAWS = re.compile(r"\|\s*random\b|\blipsum\s*\(")  # also where no small conversation comes to it
 _PERCENT = "\ue000"  # in place of %%, which no directive begins with
 _SECONDS = 4.0  # rendering takes milliseconds; a template that passed `check_template` may still loop over a prompt
 _TRIES = 8  # a template that picks one of two words at random picks the same one each time once in 128
@@ -67,15 +68,18 @@ def apply_template(
 
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the template's text depends on the day."""
-    return bool(_has_clock(tokenizer)) and any(
-        texts[0] != texts[1] for texts in ([text(date) for date in _TWO_DATES] for text in _probes(tokenizer))
-    )
+    """Whether the template can write the day: it names the clock, be it for long chats or certain content alone."""
+    return "strftime_now" in str(tokenizer.chat_template)
 
 
 def clock_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """The date for a hash of what depends on the template; empty if the template reads no clock."""
-    if not reads_clock(tokenizer):
+    """The date for a hash of what depends on the template; empty if small conversations are the same on every day.
+
+    So captures whose template writes the date in other conversations alone keep their address, which has the prompts'
+    ids in it.
+    """
+    probed = ([text(date) for date in _TWO_DATES] for text in _probes(tokenizer))
+    if not (reads_clock(tokenizer) and any(first != second for first, second in probed)):
         return {}
     if getattr(tokenizer, _DATE, None) is None:
         pin_date(tokenizer, None)
@@ -83,16 +87,18 @@ def clock_identity(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 
 def check_steady(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a template that renders the same conversation in more than one way, such as one with random words."""
+    """Refuse a template that can render the same conversation in more than one way, such as one with random words."""
     if getattr(tokenizer, _PROBED, None) == tokenizer.chat_template:
         return
-    for text in _probes(tokenizer):
-        if len({text(_TWO_DATES[0]) for _ in range(_TRIES)}) > 1:
-            raise DraftbenchError(
-                "the chat template writes the same conversation in more than one way",
-                "it is random, so a draft would be measured on other prompts than it learnt from",
-                "remove the random parts (`random`, `lipsum`) from the chat template beside the tokenizer",
-            )
+    is_random = bool(_DRAWS.search(str(tokenizer.chat_template))) or any(
+        len({text(_TWO_DATES[0]) for _ in range(_TRIES)}) > 1 for text in _probes(tokenizer)
+    )
+    if is_random:
+        raise DraftbenchError(
+            "the chat template can write the same conversation in more than one way",
+            "it is random, so a draft would be measured on other prompts than it learnt from",
+            "remove the random parts (`random`, `lipsum`) from the chat template beside the tokenizer",
+        )
     setattr(tokenizer, _PROBED, tokenizer.chat_template)
 
 
@@ -118,7 +124,7 @@ def _applied(
     **more: Any,
 ) -> str:
     given = [dict(tool) for tool in tools] or None
-    if _has_clock(tokenizer):
+    if reads_clock(tokenizer):
         more["chat_template"] = _dated(str(tokenizer.get_chat_template(None, given)), date)
     with time_limit(_SECONDS):
         return str(
@@ -140,7 +146,3 @@ def _dated(template: str, date: datetime.datetime) -> str:
         f"{{%- for name, part in {parts!r}.items() -%}}{{%- set date.text = date.text | replace(name, part) -%}}"
         f"{{%- endfor -%}}{{{{ date.text | replace({_PERCENT!r}, '%') }}}}{{%- endmacro -%}}{template}"
     )
-
-
-def _has_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return "strftime_now" in str(tokenizer.chat_template)

@@ -100,6 +100,11 @@ class Turns:
         )
 
     @property
+    def ends(self) -> frozenset[int]:
+        """Every id that ends an answer, `end` among them. Raises as `end`."""
+        return self.stop_ids | {self.end}
+
+    @property
     def next_turn_ends(self) -> int | None:
         """The id that opens the next turn, if it is declared as an end and answers have no mark."""
         return self.marks.next_turn if self.marks.next_turn in self.declared else None
@@ -135,6 +140,26 @@ def turns_of(tokenizer: Any, generation_config: Any = None) -> Turns:
 def declared_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
     """The ids that the generation settings and the tokenizer name as the end of a text."""
     return frozenset(_ids([getattr(generation_config, "eos_token_id", None), tokenizer.eos_token_id]))
+
+
+def until_stop(token_ids: Sequence[int], stop_ids: Collection[int]) -> list[int]:
+    """The tokens up to the first that ends an answer, that one included."""
+    end = next((i for i, token in enumerate(token_ids) if token in stop_ids), len(token_ids) - 1)
+    return list(token_ids[: end + 1])
+
+
+def split_at_end(tokenizer: Any, text: str, stop_ids: Collection[int]) -> tuple[str, str]:
+    """The text before the first token that ends an answer, and the text after it; all of it and "" if there is none."""
+    fast = bool(getattr(tokenizer, "is_fast", False))
+    made = tokenizer(text, add_special_tokens=False, **({"return_offsets_mapping": True} if fast else {}))
+    ids = made["input_ids"]
+    at = next((i for i, token in enumerate(ids) if token in stop_ids), None)
+    if at is None:
+        return text, ""
+    if fast:
+        first, last = made["offset_mapping"][at]
+        return text[:first], text[last:]
+    return str(tokenizer.decode(ids[:at])), str(tokenizer.decode(ids[at + 1 :]))
 
 
 def template_marks(tokenizer: Any) -> TemplateMarks:

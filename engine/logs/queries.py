@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import Field
 
+from engine.chat.finish_reasons import ending_of
 from engine.chat.messages import ROLES, BadRecordError, decoded, normal
 from engine.chat.prompt import Message, Prompt
 from engine.config.schema import PromptSource
@@ -23,8 +24,12 @@ from engine.data.columns import at, opened_text
 from engine.data.packs.bfcl import calls_text
 from engine.data.records import bad_records, messages_of, to_prompt, tools_of
 
+TEXT_BESIDE_CALLS = "text beside calls left aside"
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 # The keys of a message that a template may read; what else a log keeps (times, names of users) is no part of the chat.
-_MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
+_MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", *_REASONING)
+_ENDINGS = ("finish_reason", "stop_reason", "finishReason", "done_reason")  # of an answer, in its message or its row
+_SHOWN_CHARACTERS = 40
 _MOST_SECONDS = 1e11
 
 
@@ -39,7 +44,13 @@ class LogSource(PromptSource):
     def columns(self) -> tuple[str, ...]:
         """The columns of a prompt source and those that only a log has."""
         more = (self.id_column, self.conversation_column, self.time_column, self.reference_column)
-        return (*super().columns(), *(name for name in more if name))
+        return (*super().columns(), *(name for name in more if name), *self.endings())
+
+    def endings(self) -> tuple[str, ...]:
+        """Where a row may say how its answer ended: in a column of its own, or around the answer's column."""
+        parts = (self.reference_column or "").split(".")
+        outer = ["", *(".".join(parts[:depth]) + "." for depth in range(1, len(parts)))]
+        return tuple(f"{prefix}{name}" for prefix in outer for name in _ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,8 @@ def queries_of(
 def _queries_of(
     record: Mapping[str, Any], source: LogSource, fallback_id: str, seen: Counter[str], *, every_turn: bool
 ) -> list[Query]:
-    messages, tools = _messages(record, source, seen), list(tools_of(record, source))
-    given = _given_reference(record, source)
+    (messages, endings), tools = _messages(record, source, seen), list(tools_of(record, source))
+    given = _given_reference(record, source, seen)
     own_name = _text(at(record, source.id_column))
     name = own_name or fallback_id
     shared = _text(at(record, source.conversation_column))
@@ -93,22 +104,75 @@ def _queries_of(
             PromptSource(path=source.path),
             fallback_id + turn,
         )
-        answer = reference_of(messages[end]) if end < len(messages) else ""
-        reference = given if given and end == last else answer
+        own_ending = endings[end] if end < len(messages) else None
+        of_row = next(filter(None, (_word(at(record, path)) for path in source.endings())), None)
+        reference = _answer(messages[end:], own_ending or (of_row if end == last else None), seen)
+        if given is not None and end == last:
+            reference = _given(given, reference, of_row, source, seen)
         queries.append(
             Query(prompt, reference, conversation, _time(record, source), fallback_id + turn, named=bool(own_name))
         )
     return queries
 
 
-def reference_of(message: Mapping[str, Any]) -> str:
-    """The text of an assistant's message in normal form: its calls in the form a prompt asks for, else its content."""
+def reference_of(message: Mapping[str, Any], seen: Counter[str]) -> str:
+    """The text of an assistant's message in normal form: its calls in the form a prompt asks for, else its content.
+
+    A prompt asks for nothing beside the calls, and a reference holds no reasoning: `seen` counts what is left aside.
+    """
+    if any(message.get(key) for key in _REASONING):
+        seen["reasoning beside an answer left aside"] += 1
+    text = str(message["content"]).strip()
     if calls := message.get("tool_calls"):
+        seen[TEXT_BESIDE_CALLS] += bool(text)
         return calls_text({key: call["function"][key] for key in ("name", "arguments")} for call in calls)
-    return str(message["content"]).strip()
+    return text
 
 
-def _messages(record: Mapping[str, Any], source: LogSource, seen: Counter[str]) -> list[Message]:
+def _answer(messages: Sequence[Message], ending: str | None, seen: Counter[str]) -> str:
+    """The first of the assistant's messages that follow a query, if it is whole; "" without one.
+
+    A further message would be a turn of its own.
+    """
+    roles = [message["role"] for message in messages]
+    count = next((i for i, role in enumerate(roles) if role != "assistant"), len(roles))
+    if not count:
+        return ""
+    if count > 1:
+        seen["further message of the assistant after its answer left aside"] += count - 1
+    return "" if _is_cut(ending, seen) else reference_of(messages[0], seen)
+
+
+def _given(given: Mapping[str, Any], answer: str, ending: str | None, source: LogSource, seen: Counter[str]) -> str:
+    """The answer of a column of its own, which comes before that of the messages."""
+    if _is_cut(_ending(given) or ending, seen):
+        return ""
+    reference = reference_of(given, seen)
+    if reference and answer and answer != reference:
+        seen[f"answer in the messages left aside beside {source.reference_column!r}, which says something else"] += 1
+    return reference or answer
+
+
+def _is_cut(ending: str | None, seen: Counter[str]) -> bool:
+    """Whether an answer is no whole one: cut at a limit, refused or failed. It would be learnt as one that ended."""
+    if ending is None or ending_of(ending) == "stop":
+        return False
+    seen[f"answer that ended with {ending[:_SHOWN_CHARACTERS]!r} left aside"] += 1
+    return True
+
+
+def _ending(holder: Mapping[str, Any]) -> str | None:
+    return next(filter(None, (_word(holder.get(name)) for name in _ENDINGS)), None)
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _messages(
+    record: Mapping[str, Any], source: LogSource, seen: Counter[str]
+) -> tuple[list[Message], list[str | None]]:
+    """The messages with the keys that a template may read, and how each says that it ended."""
     value = decoded(at(record, source.messages_column), source.messages_column)
     if isinstance(value, list):
         answered = _without_missing_answers(value)
@@ -116,9 +180,10 @@ def _messages(record: Mapping[str, Any], source: LogSource, seen: Counter[str]) 
             seen["answer without content"] += 1
         record = {**record, source.messages_column: answered}  # a name with dots comes before a path
     messages = messages_of(record, source, seen)
-    for key in (key for message in messages for key in message if key not in _MESSAGE_KEYS):
+    for key in (key for message in messages for key in message if key not in (*_MESSAGE_KEYS, *_ENDINGS)):
         seen[f"{key!r} of a message left aside"] += 1
-    return [{key: inner for key, inner in message.items() if key in _MESSAGE_KEYS} for message in messages]
+    kept = [{key: inner for key, inner in message.items() if key in _MESSAGE_KEYS} for message in messages]
+    return kept, [_ending(message) for message in messages]
 
 
 def _without_missing_answers(messages: list[Any]) -> list[Any]:
@@ -135,14 +200,15 @@ def _is_missing(message: Any) -> bool:
     return all(message.get(key) in (None, []) for key in ("content", "value", "text", "tool_calls", "function_call"))
 
 
-def _given_reference(record: Mapping[str, Any], source: LogSource) -> str:
+def _given_reference(record: Mapping[str, Any], source: LogSource, seen: Counter[str]) -> Mapping[str, Any] | None:
+    """The answer that a column of its own holds, as a message in normal form; None without one."""
     value = at(record, source.reference_column)
     if isinstance(value, str) and '"role"' in value and isinstance(opened := opened_text(value), Mapping):
         value = opened if opened.get("role") == "assistant" else value  # a table keeps a message as JSON text
     if value is None or isinstance(value, str):
-        return (value or "").strip()
+        return {"content": value} if value and value.strip() else None
     if isinstance(value, Mapping):
-        return reference_of(normal([{"role": "assistant", **value}], source.reference_column or "")[0])
+        return normal([{"role": "assistant", **value}], source.reference_column or "", seen)[0]
     raise BadRecordError(f"{source.reference_column!r} must be text or a message")
 
 

@@ -25,5 +25,5 @@ gguf         a GGUF file converted to a plain folder
 gguf_header  strict reading of a GGUF header
 tensor_file  a safetensors file written tensor by tensor
 assets       model files inside Python packages
-hashes       hashes of large files, remembered
+hashes       hashes of a model's files, remembered for large ones
 """

@@ -1,4 +1,4 @@
-"""Remember the hashes of large files, so that a start does not read gigabytes again."""
+"""The hashes of a model's files; those of large ones are remembered, so that a start does not read gigabytes again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ import os
 from pathlib import Path
 
 from engine.fileio import content_hash, json_object, sha256_file, whole_characters, write_json
+from engine.models.gguf_header import parts_of
 from engine.paths import cache_dir
 
 _SMALL_BYTES = 10_000_000
+_OF_A_MODEL = (".safetensors", ".json", ".jinja", ".model", ".py")
+_RECORDS = ("tuning.json",)  # describes how a target was tuned and measured; the model does not depend on it
+
+
+def hashes_of_model(path: Path) -> dict[str, str]:
+    """Name -> hex sha256 of the files of a model or adapter folder, or of the parts of a GGUF file."""
+    if path.is_file():
+        return {part.name: remembered_sha256(part) for part in parts_of(path)}
+    files = (file for file in path.iterdir() if file.suffix in _OF_A_MODEL and file.name not in _RECORDS)
+    return {file.name: remembered_sha256(file.resolve()) for file in sorted(files) if file.is_file()}
 
 
 def remembered_sha256(file: Path) -> str:

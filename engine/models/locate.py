@@ -16,13 +16,11 @@ from engine.models.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from engine.models.assets import use_asset
 from engine.models.folder import check_files
 from engine.models.gguf import gguf_as_folder
-from engine.models.hashes import remembered_sha256
+from engine.models.hashes import hashes_of_model
 from engine.paths import resolve_input
 
 # Weights and tokenizer, nothing executable: pickles (.bin, .pt) are never fetched.
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.tiktoken"]
-_FINGERPRINTED = (".safetensors", ".json", ".jinja", ".model", ".py")
-_RECORDS = ("tuning.json",)  # describes how a target was tuned and measured; the model does not depend on it
 
 
 def locate_model(spec: ModelSpec) -> Path:
@@ -110,9 +108,28 @@ def _from_hub(name: str, revision: str | None, with_code: bool) -> Path:
 def fingerprint(folder: Path) -> str:
     """Hex sha256 over the names and contents of a model folder's files.
 
-    Hashes of large files are remembered, see `remembered_sha256`.
+    Hashes of large files are remembered, see `engine.models.hashes`.
     """
+    return content_hash([[name, sha256] for name, sha256 in _hashes(folder).items()])
+
+
+def model_files(spec: ModelSpec) -> dict[str, str]:
+    """Name -> sha256 of the files that a model is read from; an adapter's have `adapter/` before the name.
+
+    Of a GGUF file, not of its conversion, into which Transformers writes its own version.
+    """
+    source = gguf_source(spec)
+    files = _hashes(locate_model(spec)) if source is None else hashes_of_model(source)
+    adapter = {} if spec.adapter is None else _hashes(locate_adapter(spec.adapter))
+    return files | {f"adapter/{name}": sha256 for name, sha256 in adapter.items()}
+
+
+def hub_commit(spec: ModelSpec) -> str | None:
+    """The commit of a hub model that is used here; None for models of other origin."""
+    return locate_model(spec).name if spec.model.startswith("hub:") else None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
     check_files(folder)
-    files = sorted(f for f in folder.iterdir() if f.suffix in _FINGERPRINTED and f.name not in _RECORDS)
     with boundary(f"{folder} cannot be read", "check its files and their names"):
-        return content_hash([[file.name, remembered_sha256(file.resolve())] for file in files])
+        return hashes_of_model(folder)

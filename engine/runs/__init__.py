@@ -9,6 +9,7 @@ training       training the draft of a run
 process        whether a run's process is alive
 plan           what a run of a recipe will do: prompts and captures
 session        target, prompts and captures of a piece of work
+began_with     the target and prompts of a run: others are refused when it goes on
 drafts         the draft that a recipe starts from
 draft_size     how large a run's draft is, on disk and in trained weights
 measurement    measuring the trained draft against the untrained one

@@ -11,21 +11,20 @@ from engine.capture.plan import CapturePlan
 from engine.capture.shards import FillAll, fill_one_by_one, make_in_shards
 from engine.capture.store import Capture, make_capture
 from engine.catalogue import check_losses
-from engine.chat.prompt import prompts_hash
 from engine.chat.template_date import pin_date, reads_clock
 from engine.config.reading import dump_recipe
 from engine.config.schema import RUN_DATE, CaptureSpec, Recipe
 from engine.decode.runner import runner_for
 from engine.decode.slot_fit import apart
 from engine.distill.processes import ALONE, Processes
-from engine.errors import DraftbenchError
-from engine.fileio import read_json, write_atomic, write_json
+from engine.fileio import write_atomic
 from engine.models.head import check_head
 from engine.models.load import LoadedModel, load_model, with_drafts_on
 from engine.models.quantised import is_exact
 from engine.numbers import readable_bytes
 from engine.paths import Home
 from engine.progress import Progress
+from engine.runs.began_with import refuse_other_prompts, refuse_other_target
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PromptSplit, RunPlan, decodes, in_words, split_prompts
 from engine.served.capture import check_logprobs, count_served, is_served, make_served
@@ -53,13 +52,15 @@ def open_session(
 ) -> Session:
     """Load the target and read the prompts of a run.
 
-    Raises DraftbenchError if the prompts are not those that the run began with.
+    Raises DraftbenchError if the target or the prompts are not those that the run began with.
     """
-    target = _with_kept_date(run, load_target(recipe), progress)
+    target = load_target(recipe)
+    refuse_other_target(run, target, progress)
+    target = _with_kept_date(run, target, progress)
     recipe = recipe.model_copy(update={"target": target.spec})
     prompts = split_prompts(recipe, target)
     progress.note(f"prompts: {in_words(prompts.counts)}")
-    _refuse_other_prompts(run, prompts)
+    refuse_other_prompts(run, prompts)
     return Session(home, run, recipe, target, prompts, progress, processes)
 
 
@@ -87,7 +88,7 @@ def in_float32(target: LoadedModel) -> LoadedModel:
 
 
 def _with_kept_date(run: RunFolder, target: LoadedModel, progress: Progress) -> LoadedModel:
-    """Give a template that writes today's date that of the run's first day, whenever the run goes on."""
+    """Give a template that can write today's date that of the run's first day, whenever the run goes on."""
     if target.spec.template_date is not None or not reads_clock(target.tokenizer):
         return target
     date = RUN_DATE + str(run.status().created_at or datetime.date.today())[:10]
@@ -95,28 +96,8 @@ def _with_kept_date(run: RunFolder, target: LoadedModel, progress: Progress) -> 
     pin_date(target.tokenizer, date)
     # into the run's own recipe, since the session's may measure other things
     write_atomic(run.path / "config.yaml", dump_recipe(run.recipe().model_copy(update={"target": spec})))
-    progress.note(f"the chat template writes today's date: target.template_date is {date} from now on")
+    progress.note(f"the chat template can write today's date: target.template_date is {date} from now on")
     return replace(target, spec=spec)
-
-
-def _refuse_other_prompts(run: RunFolder, prompts: PromptSplit) -> None:
-    """A run keeps the prompts it began with: `pack:` sets grow when a pack is fetched, and files may be edited.
-
-    Of the held-out prompts all count, since a measurement may take more or fewer of them.
-    """
-    path = run.path / "prompts.json"
-    hashes = {"train": prompts_hash(prompts.train), "heldout": prompts.heldout_hash}
-    if not path.exists():
-        write_json(path, hashes)
-        return
-    changed = [name for name, recorded in read_json(path).items() if hashes[name] != recorded]
-    if changed:
-        raise DraftbenchError(
-            f"the {' and '.join(changed)} prompts of run {run.id} are not those it began with",
-            "a prompt file was changed since, or a pack was fetched or is gone: "
-            "the rest of the run would not fit what it has done",
-            "put the prompts back (`draftbench show` names the sources and packs), or start a new run",
-        )
 
 
 def answering(target: LoadedModel, settings: CaptureSpec, progress: Progress) -> Callable[[CapturePlan], Capture]:

@@ -9,7 +9,6 @@ prompt_request  a prompt as a request, and its reply as token ids
 replies         the body of an answer
 reply_tokens    tokens and log-probabilities of an answer
 token_counts    a server's count of tokens: what cannot be, what is far off
-finish_reasons  how servers say that an answer ended
 capture         a capture whose text comes from a server
 logprobs        a server's token ids and log-probabilities
 likeliest       the likeliest tokens that a server sends, as a compact signal

@@ -218,7 +218,7 @@ class _Filling:
                 raise Unanswered("an answer that repeats the key, which must not be kept (not retried)")
             if not tokenised.ids:
                 raise Unanswered("an answer without tokens (not retried)")
-            answer = Answer(number, tokenised.ids, request.ending(tokenised.ids, reply), tokenised.signal)
+            answer = Answer(number, tokenised.ids, request.ending(tokenised.ids), tokenised.signal)
             noted = sorted({*reply.noted, *tokenised.noted})
             more: dict[str, Any] = {"ids": tokenised.source, "prompt_tokens": reply.prompt_tokens}
             more |= {"noted": noted} if noted else {}

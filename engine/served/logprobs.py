@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
 
 import torch
 
 from engine.served.replies import Reply
 from engine.served.reply_tokens import ReplyToken
 
+Spelling = Literal["same", "more", "other"]
 _UNKNOWN = (math.nan, math.nan)
 _CERTAIN = (0.0, 0.0)  # at temperature 0 all probability is on the token that was written
 
@@ -65,7 +66,8 @@ def certain_ids(reply: Reply, token_bytes: TokenBytes, vocab_rows: int, *, as_sh
     sent: Sequence[int | None] = [token.id for token in tokens]
     if reply.token_ids is not None and len(reply.token_ids) - len(tokens) in (0, 1):  # an end of turn without an entry
         sent = reply.token_ids
-    if not _cover_the_text(reply, token_bytes.text_of(sent) if as_shown else None):
+    by_ids = as_shown or any(token.text is None for token in tokens)
+    if not _cover_the_text(reply, token_bytes.text_of(sent) if by_ids else None):
         return []
     ids: list[int] = []
     for token, sent_id in zip(tokens, sent, strict=False):
@@ -76,6 +78,29 @@ def certain_ids(reply: Reply, token_bytes: TokenBytes, vocab_rows: int, *, as_sh
             break
         ids.append(token_id)
     return ids
+
+
+def spelling_of(tokenizer: Any, ids: Sequence[int], reply: Reply, stop_ids: Collection[int]) -> Spelling:
+    """Whether ids spell the text of an answer, or it and more (such as reasoning that is not shown), or other text.
+
+    White space, pieces of characters and marks do not count, since servers show or drop them in ways of their own. Of
+    an answer that was taken apart into calls or reasoning, the text and the names of the functions must be there.
+    """
+    wholes = [list(ids), list(ids[:-1])] if ids and ids[-1] in stop_ids else [list(ids)]
+    spelt = [_letters(str(tokenizer.decode(w, skip_special_tokens=skip))) for w in wholes for skip in (True, False)]
+    functions = [call.get("function") for call in reply.tool_calls]
+    parts = [reply.text, *(str(each.get("name", "")) for each in functions if isinstance(each, dict))]
+    if any(all(_letters(part) in text for part in parts) for text in spelt):
+        taken_apart = bool(reply.tool_calls or reply.reasoning)
+        if taken_apart or _letters(reply.text) in spelt:
+            return "same"
+        return "more" if _letters(reply.text) else "other"
+    return "other"
+
+
+def _letters(text: str) -> str:
+    """A text without white space and without marks for pieces of characters."""
+    return "".join(text.replace("\ufffd", "").split())
 
 
 def _cover_the_text(reply: Reply, spelt: str | None) -> bool:

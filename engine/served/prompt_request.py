@@ -1,12 +1,14 @@
 """One prompt as a request to a server, and the server's reply as token ids.
 
-Servers send their answer as text, some of them also as token ids. Ids are used as they are. Text is tokenised here,
-and the end of turn (`engine.chat.turns`) is added where the server says that the answer ended.
+Servers send their answer as text, some of them also as token ids. Ids are used as they are if they spell the text.
+Text is tokenised here, and the end of turn (`engine.chat.turns`) is added where the server says that the answer ended.
+Whatever follows the first end of turn is left out, as captures stop there.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,16 +21,20 @@ from engine.chat.messages import BadRecordError, for_api, normal_call
 from engine.chat.prompt import Message, Prompt, Tool, ToolCall
 from engine.chat.rendering import conversation
 from engine.chat.template_date import apply_template
+from engine.chat.turns import until_stop
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
-from engine.logs.queries import reference_of
+from engine.logs.queries import TEXT_BESIDE_CALLS, reference_of
 from engine.models.load import LoadedModel
 from engine.records.capture import AnswerSignal
 from engine.served.likeliest import encode_likeliest
-from engine.served.logprobs import TokenBytes, certain_ids, encode_logprobs, text_of
+from engine.served.logprobs import TokenBytes, certain_ids, encode_logprobs, spelling_of, text_of
 from engine.served.replies import Reply, Unanswered
 from engine.served.token_counts import FAR_OFF, far_from_tokens
 
+MORE_IDS = "token ids that spell more than the text"
+OTHER_IDS = "token ids that do not spell the text, which was tokenised here"
+PAST_END = "text after an end of turn, which was left out"
 _NO_SIGNAL = torch.zeros(0, dtype=torch.uint8)
 _MAX_SHOWN_ID = 10**12
 
@@ -88,10 +94,10 @@ class PromptRequest:
 
         Raises Unanswered for calls that cannot be read, and DraftbenchError where no reply of this server can be used.
         """
-        source = "text" if reply.token_ids is None else "server"
         if self.token_bytes is None:
-            ids = list(self._checked(reply.token_ids)) if reply.token_ids is not None else self._ids_of_text(reply)
-            return TokenisedReply(self._ended(ids, reply), _NO_SIGNAL, source, _contradiction(len(ids), reply))
+            ids, source, noted = self._ids_or_text(reply)
+            noted += (*_contradiction(len(ids), reply), *self._past_end(ids))
+            return TokenisedReply(self._ended(ids, reply), _NO_SIGNAL, source, noted)
         if self.plan.signal.kind == "compact":
             return self._with_likeliest(reply, self.token_bytes)
         temperature = self.plan.spec["temperature"]
@@ -99,9 +105,10 @@ class PromptRequest:
             certain = certain_ids(reply, self.token_bytes, self.target.vocab_rows)
             rest = reply.tokens[len(certain) :]
             ids = certain + (self._ids_of(text_of(rest)) if rest else [])
-            source = "text" if rest else "server"
+            source, noted = "text" if rest else "server", ()
         elif temperature == 0 and reply.token_ids is not None:
-            ids = certain = list(self._checked(reply.token_ids))
+            ids, source, noted = self._ids_or_text(reply)
+            certain = ids if source == "server" else []
         else:
             raise DraftbenchError(
                 "the server sends no log-probabilities with its answers"
@@ -109,7 +116,7 @@ class PromptRequest:
                 f"without them acceptance at temperature {temperature:g} cannot be measured against its text",
                 "use a server that answers `logprobs: true` (vLLM, SGLang, llama.cpp's own), or measure.against: model",
             )
-        noted = _contradiction(len(reply.tokens or ids), reply)
+        noted += (*_contradiction(len(reply.tokens or ids), reply), *self._past_end(ids))
         ids = self._ended(ids, reply)
         return TokenisedReply(ids, encode_logprobs(ids, len(certain), reply.tokens, temperature), source, noted)
 
@@ -122,33 +129,57 @@ class PromptRequest:
         if not reply.tokens:
             raise Unanswered("an answer without log-probabilities (not retried)")
         spec, turns = self.plan.spec, self.target.turns
-        certain = certain_ids(reply, token_bytes, self.target.vocab_rows, as_shown=True)[: spec["max_new_tokens"]]
+        whole = certain_ids(reply, token_bytes, self.target.vocab_rows, as_shown=True)
+        certain = until_stop(whole, turns.ends)[: spec["max_new_tokens"]]
         raw, left_out = encode_likeliest(
             certain, reply.tokens, token_bytes, self.plan.signal, spec["server"]["logprobs"]
         )
         ids = certain[: len(raw)]
         if not ids:
             raise Unanswered("an answer whose first token has no certain id or no probabilities (not retried)")
-        is_whole = ids[-1] in turns.stop_ids | {turns.end}
-        sent = max(len(reply.tokens), len(reply.token_ids or ()))
+        is_whole = ids[-1] in turns.ends
+        sent = len(ids) if is_whole else max(len(reply.tokens), len(reply.token_ids or ()))
         end = int(reply.finish_reason == "stop" and not is_whole)
         left_out = left_out.model_copy(update={"cut": sent - len(ids), "ends_left_out": end})
-        noted = _contradiction(len(reply.tokens), reply)
+        noted = (*_contradiction(len(reply.tokens), reply), *self._past_end(whole))
         if any(len(token.alternatives) > spec["server"]["logprobs"] + 1 for token in reply.tokens):
             noted += ("more likeliest tokens than were asked for",)
         return TokenisedReply(ids, raw, "server", noted, left_out)
 
-    def ending(self, ids: list[int], reply: Reply) -> Literal["stop", "length"]:
+    def ending(self, ids: list[int]) -> Literal["stop", "length"]:
         """How the answer ended: one longer than max_new_tokens was cut here, whatever the server says."""
-        is_whole = bool(ids) and ids[-1] in self.target.turns.stop_ids | {self.target.turns.end}
-        return reply.finish_reason if is_whole else "length"
+        return "stop" if ids and ids[-1] in self.target.turns.ends else "length"
 
     def _ended(self, ids: list[int], reply: Reply) -> list[int]:
-        """Append the end of turn if the server says that the answer ended, and cut at max_new_tokens."""
+        """Cut after the first end of turn, which is appended if the server says that the answer ended; at most
+        max_new_tokens."""
         turns = self.target.turns
-        if reply.finish_reason == "stop" and not (ids and ids[-1] in turns.stop_ids | {turns.end}):
+        ids = until_stop(ids, turns.ends)
+        if reply.finish_reason == "stop" and not (ids and ids[-1] in turns.ends):
             ids = [*ids, turns.end]
         return ids[: self.plan.spec["max_new_tokens"]]
+
+    def _past_end(self, ids: list[int]) -> tuple[str, ...]:
+        """A note if text follows the first end of turn; blanks and further marks there are no text."""
+        after = ids[len(until_stop(ids, self.target.turns.ends)) :]
+        return (PAST_END,) if str(self.target.tokenizer.decode(after, skip_special_tokens=True)).strip() else ()
+
+    def _ids_or_text(self, reply: Reply) -> tuple[list[int], str, tuple[str, ...]]:
+        """The ids that the server sends if they spell its text, else those of the text; which of both, and notes.
+
+        Raises Unanswered for ids beside which there is no text.
+        """
+        if reply.token_ids is None:
+            ids, noted = self._ids_of_text(reply)
+            return ids, "text", noted
+        ids = list(self._checked(reply.token_ids))
+        spelling = spelling_of(self.target.tokenizer, ids, reply, self.target.turns.ends)
+        if spelling == "other" and not (reply.text.strip() or reply.tool_calls):
+            raise Unanswered("an answer whose token ids spell text that it does not have (not retried)")
+        if spelling == "other":
+            ids, noted = self._ids_of_text(reply)
+            return ids, "text", (OTHER_IDS, *noted)
+        return ids, "server", (MORE_IDS,) if spelling == "more" else ()
 
     def _checked(self, ids: list[int]) -> list[int]:
         unknown = next((token for token in ids if not 0 <= token < self.target.vocab_rows), None)
@@ -162,28 +193,32 @@ class PromptRequest:
             "name a model with the tokenizer of the served one in target.model",
         )
 
-    def _ids_of_text(self, reply: Reply) -> list[int]:
+    def _ids_of_text(self, reply: Reply) -> tuple[list[int], tuple[str, ...]]:
         if reply.reasoning:
             raise DraftbenchError(
-                "the server takes the reasoning out of its answers and sends no token ids",
+                "the server takes the reasoning out of its answers and sends no token ids that spell them",
                 "the draft would learn to leave out text that the target writes",
                 "start the server without a reasoning parser (vLLM: no --reasoning-parser; "
                 "llama.cpp: --reasoning-format none)",
             )
-        return self._ids_of(_without_surrogates(self._text(reply)))
+        text, noted = self._text(reply)
+        return self._ids_of(_without_surrogates(text)), noted
 
     def _ids_of(self, text: str) -> list[int]:
         return list(self.target.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _text(self, reply: Reply) -> str:
-        """The text that the target wrote. Calls that the server parsed out of it are written as the template writes
-        them, or, for a template without a form for calls, as the prompt asks for them."""
+    def _text(self, reply: Reply) -> tuple[str, tuple[str, ...]]:
+        """The text that the target wrote, and notes. Calls that the server parsed out of it are written as the template
+        writes them, or, for a template without a form for calls, as the prompt asks for them."""
         if not reply.tool_calls:
-            return reply.text
+            return reply.text, ()
         try:
             calls = [_normal(call) for call in reply.tool_calls]
             message = {"role": "assistant", "content": reply.text, "tool_calls": calls}
-            return self._by_template(message) or reference_of(message)
+            written, seen = self._by_template(message), Counter[str]()
+            if written:
+                return written, () if reply.text.strip() in written else (TEXT_BESIDE_CALLS,)
+            return reference_of(message, seen), tuple(+seen)
         except (BadRecordError, RecursionError) as error:
             raise Unanswered(f"a function call that cannot be read: {error} (not retried)") from None
 
@@ -204,7 +239,7 @@ class PromptRequest:
         if not whole.startswith(before) or whole == without:
             return ""
         turns = self.target.turns
-        marks = [re.escape(str(tokenizer.convert_ids_to_tokens(i))) for i in turns.stop_ids | {turns.end}]
+        marks = [re.escape(str(tokenizer.convert_ids_to_tokens(i))) for i in turns.ends]
         written = whole[len(before) :]
         ended = re.search(rf"((?:{'|'.join(marks)})\s*)+\Z", written)  # Phi-3 writes two marks
         return written[: ended.start()] if ended else written.rstrip()

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from engine.chat.messages import kind
-from engine.served.finish_reasons import API, ending_of
+from engine.chat.finish_reasons import API, ending_of, ends_in_calls
+from engine.chat.messages import BadRecordError, kind, text_of_part
 from engine.served.reply_tokens import ReplyToken, is_count, read_reply_tokens
 from engine.served.token_counts import FAR_OFF, far_from_text, far_from_tokens, impossible, misses_text
 from engine.untrusted import json_text
@@ -23,6 +23,7 @@ __all__ = ["Reply", "ReplyToken", "Retry", "Unanswered", "read_reply"]
 
 Shown = Callable[[object], str]
 _WORD_CHARACTERS = 60
+_REASONING_PARTS = ("thinking", "reasoning", "redacted_thinking")
 _A_WORD = re.compile(r"[\w.:-]{1,40}")
 _REASONING = re.compile(r"reasoning|think|thought|chain_of")  # LiteLLM's thinking_blocks, SGLang's reasoning_content
 
@@ -114,7 +115,7 @@ def _reply(body: Any, shown: Shown, request: Mapping[str, Any]) -> Reply:
         count_problem=count_problem,
         noted=(*deviations, *parts, *_other_speaker(message, shown), *_other_model(body, request, shown)),
     )
-    _refuse_missing_text(reply, counted, message, shown)
+    _refuse_missing_text(reply, counted, choice, shown)
     return replace(reply, noted=(*reply.noted, *_count_remarks(reply)))
 
 
@@ -178,16 +179,21 @@ def _finish(
 
 
 def _text(content: Any, shown: Shown) -> tuple[str, list[str]]:
-    """The text of a message, which some servers send in parts; and notes on parts without text."""
+    """The text of a message, which some servers send in parts; and a note on content of another kind.
+
+    Reasoning is no part of it. Raises Unanswered for any other part, such as a call: the text would not be whole.
+    """
     if not isinstance(content, list):
         if content is None or isinstance(content, str):
             return content or "", []
         return "", [f"content that is {kind(content)}"]
-    texts = [_object(part).get("text") for part in content]
-    others = [part for part, text in zip(content, texts, strict=True) if not isinstance(text, str) and part is not None]
-    kinds = {shown(str(_object(part).get("type", kind(part))))[:_WORD_CHARACTERS] for part in others}
-    notes = [f"a part of the content, {name}" for name in sorted(kinds)]
-    return "".join(text for text in texts if isinstance(text, str)), notes
+    parts = [part for part in content if part is not None and _object(part).get("type") not in _REASONING_PARTS]
+    if any(_object(part).get("refusal") for part in parts):
+        raise Unanswered("the server refuses, in a part of its answer (not retried)")
+    try:
+        return "".join(text_of_part(part, "the answer") for part in parts), []
+    except BadRecordError as error:
+        raise Unanswered(f"{shown(str(error))} (not retried)") from None
 
 
 def _calls(message: Mapping[str, Any], shown: Shown) -> list[Mapping[str, Any]]:
@@ -205,7 +211,7 @@ def _reasoning(message: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
             return value if isinstance(value, str) else _as_json(value)
     content = message.get("content")
     parts = content if isinstance(content, list) else []
-    if any(_object(part).get("type") in ("thinking", "reasoning") for part in parts):
+    if any(_object(part).get("type") in _REASONING_PARTS for part in parts):
         return _as_json(parts)
     hidden = _object(usage.get("completion_tokens_details")).get("reasoning_tokens")
     return f"({hidden} tokens)" if is_count(hidden) and hidden > 0 else ""
@@ -230,13 +236,18 @@ def _size(reply: Reply) -> int:
     return len(reply.text.encode("utf-8", "replace")) + sum(len(_as_json(call)) for call in reply.tool_calls)
 
 
-def _refuse_missing_text(reply: Reply, counted: int | None, message: Mapping[str, Any], shown: Shown) -> None:
-    """Raise Unanswered for a refusal, and Retry if the text is missing or too short for the number of tokens.
+def _refuse_missing_text(reply: Reply, counted: int | None, choice: Mapping[str, Any], shown: Shown) -> None:
+    """Raise Unanswered for a refusal and for missing calls, and Retry for a text that is missing or too short for the
+    number of tokens.
 
     A token has at least one byte, so an answer of 57 tokens is neither "" nor "yes". Empty content is an answer if
     the server counts at most its end as a token.
     """
+    message = _message(choice)
     refusal = message.get("refusal")
+    calls_are_whole = reply.tool_calls or reply.token_ids is not None
+    if isinstance(word := choice.get("finish_reason"), str) and ends_in_calls(word) and not calls_are_whole:
+        raise Unanswered(f"an answer that ended with {shown(repr(word))[:_WORD_CHARACTERS]} and has none (not retried)")
     if refusal and not reply.text:
         words = refusal if isinstance(refusal, str) else _as_json(refusal)
         raise Unanswered(f"the server refuses: {shown(words)} (not retried)")

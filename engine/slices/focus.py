@@ -33,6 +33,7 @@ from engine.paths import Home, resolve_input
 from engine.progress import Progress
 from engine.records.provenance import Provenance
 from engine.runs.advice import best_draft
+from engine.runs.began_with import refuse_other_target
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PromptSplit, plan_training, split_prompts
 from engine.runs.session import capture, load_target
@@ -83,6 +84,7 @@ def focus(home: Home, run: RunFolder, wanted: Wanted, out: Path, *, overwrite: b
         progress = Progress(stop_wanted=stop_wanted)
         try:
             target = load_target(recipe)
+            refuse_other_target(run, target, progress)
             split = _split(run, recipe, target, own=wanted.prompts is None)
             plan = plan_training(home.captures, recipe, target, split.train)
             answers = capture("answers to score", plan, target, recipe.capture, progress)

@@ -1,7 +1,7 @@
 """Whether a run was made from what its recipe names today.
 
-A recipe names prompts and drafts by path: a file may be edited, a `pack:` set grows when a pack is fetched, a draft is
-trained again. A run records hashes of its inputs; here they are compared with those of the files of today.
+A recipe names prompts, target and drafts by path: a file may be edited, a `pack:` set grows when a pack is fetched, a
+draft is trained again. A run records hashes of its inputs; here they are compared with those of the files of today.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from engine.data.readers import read_prompts
 from engine.data.subsets import nested_subset, split_heldout
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash, read_json, write_json
+from engine.models.hashes import hashes_of_model
 from engine.paths import PROJECT_ROOT, Home, cache_dir, resolve_input
 from engine.runs.folder import RunFolder
 
@@ -27,10 +28,12 @@ _WORDS = {
     "train": "training prompts",
     "heldout": "held-out prompts",
     "measured": "held-out prompts",
+    "target": "files of the target",
     "checkpoint": "draft.checkpoint",
     "reference": "train.selection.reference",
 }
 _NOTES = ("prompts.json", "provenance.json")  # of a run
+_ADAPTER = "adapter/"  # before the names of its files in a run's target.json
 _UNREADABLE = (DraftbenchError, OSError, ValueError, LookupError, TypeError, AttributeError)
 _UNKNOWN: set[str] = set()  # keys of hashes that could not be computed in this process
 _MORE = 1.3  # times as many prompts are filtered as are wanted, before all are
@@ -44,6 +47,7 @@ class Inputs:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._stamps: dict[str, Stamp | None] = {}
+        self._models: dict[str, dict[str, str]] = {}
 
     def differing(self, run: RunFolder, recipe: Recipe) -> list[str]:
         """The inputs of the run that are others today, in words, for a `recipe` of the same identity.
@@ -53,6 +57,8 @@ class Inputs:
         then = _noted(run.path, _stamp_of([run.path / name for name in _NOTES]))
         names = [name for name in ("checkpoint", "reference") if self._other_weights(name, then.get(name), recipe)]
         with contextlib.suppress(*_UNREADABLE):
+            names += ["target"] if self._other_target(run, recipe) else []
+        with contextlib.suppress(*_UNREADABLE):
             names += self._other_prompts(then, recipe)
         return [_WORDS[name] for name in names]
 
@@ -60,6 +66,22 @@ class Inputs:
         named = recipe.draft.checkpoint if name == "checkpoint" else recipe.train.selection.reference
         now = None if then is None or named is None else weights_hash(self._home, named)
         return now is not None and now != then
+
+    def _other_target(self, run: RunFolder, recipe: Recipe) -> bool:
+        """Whether the files of the target or its adapter are others than the run began with, where they are local."""
+        then = _object(run.path / "target.json").get("files", {})
+        for prefix, name in (("", recipe.target.model), (_ADAPTER, recipe.target.adapter)):
+            of_it = {
+                file.removeprefix(prefix): sha256
+                for file, sha256 in then.items()
+                if file.startswith(_ADAPTER) == bool(prefix)
+            }
+            if of_it and name is not None and not name.startswith(("asset:", "hub:")):
+                if name not in self._models:
+                    self._models[name] = hashes_of_model(resolve_input(name))
+                if self._models[name] != of_it:
+                    return True
+        return False
 
     def _other_prompts(self, then: dict[str, str], recipe: Recipe) -> list[str]:
         stamps = [self._stamp(source) for source in (*recipe.prompts.train, *recipe.prompts.heldout)]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engine.chat.prompt import Prompt
-from engine.chat.rendering import check_rows, end_of_turn, render
-from engine.chat.turns import Turns, turns_of
+from engine.chat.rendering import check_rows, render
+from engine.chat.turns import Turns, split_at_end, turns_of
 from engine.config.schema import PromptSource
 from engine.data.readers import SourceInfo, open_source, read_prompts
 from engine.errors import DraftbenchError
@@ -28,6 +28,8 @@ class Example:
 
     prompt: Prompt
     reference: str
+    cut: str = ""
+    """Text that came after the first end of turn in the reference, which a served answer would not have."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def read_examples(
         if isinstance(reference, str) and reference.strip():
             examples.append(Example(prompt, reference))
         elif data.unanswered == "refuse":
-            raise _no_reference(prompt.id, reference)
+            raise _no_reference(prompt.id, "no reference" if reference is None else f"the reference {reference!r}")
     return examples, whole.sources, len(whole.prompts) - len(examples)
 
 
@@ -126,6 +128,16 @@ def encode(
     return encoded
 
 
+def ended(tokenizer: Any, example: Example, turns: Turns) -> Example:
+    """The example with its reference up to the first end of turn in it, where captures stop as well."""
+    said, after = split_at_end(tokenizer, example.reference, turns.ends)
+    if said == example.reference:
+        return example
+    while after.strip() and not (further := split_at_end(tokenizer, after, turns.ends))[0].strip():
+        after = further[1]  # a mark is no text
+    return replace(example, reference=said.removesuffix(turns.before_end), cut=after.strip())
+
+
 def example_set(
     tokenizer: Any,
     sources: Sequence[PromptSource],
@@ -137,7 +149,16 @@ def example_set(
     rows: int | None = None,
 ) -> ExampleSet:
     """Read and encode. Raises DraftbenchError if nothing is left."""
-    examples, infos, unanswered = read_examples(sources, data, beside)
+    turns = turns or turns_of(tokenizer)
+    read, infos, unanswered = read_examples(sources, data, beside)
+    examples = []
+    for example in (ended(tokenizer, each, turns) for each in read):
+        if example.reference.strip():
+            examples.append(example)
+        elif data.unanswered == "refuse":
+            raise _no_reference(example.prompt.id, "a reference with nothing before its end of turn")
+        else:
+            unanswered += 1
     encoded = encode(tokenizer, examples, data, context_tokens, turns, rows)
     if not encoded:
         raise DraftbenchError(
@@ -145,18 +166,17 @@ def example_set(
             f"{unanswered} have no reference, the others have prompts over {data.max_prompt_tokens} tokens",
             "give records with a 'reference', or raise data.max_prompt_tokens",
         )
-    end = end_of_turn(tokenizer) if turns is None else turns.end
     counts = {
         "records": len(encoded),
         "without_reference": unanswered,
         "prompt_too_long": len(examples) - len(encoded),
-        "reference_cut": sum(e.reference_ids[-1] != end for e in encoded),
+        "reference_cut": sum(e.reference_ids[-1] != turns.end for e in encoded),
+        "reference_past_its_end": sum(bool(e.example.cut) for e in encoded),
     }
     return ExampleSet(encoded, infos, counts)
 
 
-def _no_reference(prompt_id: str, reference: Any) -> DraftbenchError:
-    held = "no reference" if reference is None else f"the reference {reference!r}"
+def _no_reference(prompt_id: str, held: str) -> DraftbenchError:
     return DraftbenchError(
         f"record {prompt_id!r} has {held}",
         "tuning learns the assistant's reference; without one there is nothing to learn",

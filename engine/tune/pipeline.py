@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.chat.rendering import template_hash
+from engine.chat.rendering import missing_header, template_hash
 from engine.chat.turns import check_turns
 from engine.config.reading import load_section
 from engine.data.overlap import remove_overlap
@@ -41,6 +41,7 @@ def tune(
     recipe = load_section(TuneRecipe, file, settings)
     with working(folder):
         loaded = load_model(recipe.target)
+        _refuse_missing_header(loaded)
         train, heldout, overlap = _data(recipe, loaded, file.parent)
         identity = _identity(recipe, loaded, train, heldout)
         done = _finished(folder, identity)
@@ -48,6 +49,12 @@ def tune(
             sweep(folder)
             return done
         _note_turns(loaded, progress)
+        for side, data in (("training", train), ("held-out", heldout)):
+            if past := data.counts["reference_past_its_end"]:
+                progress.note(
+                    f"{past} of {len(data.encoded)} {side} references go on after an end of turn: the text after it "
+                    "is left out, as no served answer has it"
+                )
         trained = _adapter(recipe, loaded, train, folder, identity, progress)
         record = {
             "recipe": recipe.model_dump(mode="json"),
@@ -70,6 +77,17 @@ def _note_turns(loaded: LoadedModel, progress: Progress) -> None:
     state, message, fix = check_turns(loaded.tokenizer, loaded.model.generation_config, loaded.vocab_rows)
     if state != "ok":
         progress.note(f"end of turn: {message} ({fix})")
+
+
+def _refuse_missing_header(loaded: LoadedModel) -> None:
+    """Refuse a template that ends a prompt after the user's turn: the answer would be learnt without its header."""
+    if header := missing_header(loaded.tokenizer):
+        raise DraftbenchError(
+            f"the chat template of {loaded.spec.label} writes {header[:60]!r} before an answer, but not at the end of "
+            "a prompt",
+            "it ignores add_generation_prompt, so the target would be taught answers without their header",
+            "let the template write the header at its end `{% if add_generation_prompt %}`",
+        )
 
 
 def folder_of(home: Home, path: str, settings: Sequence[str]) -> Path:

@@ -27,6 +27,7 @@ from engine.capture.grouping import group_by_length
 from engine.capture.signal import SignalFormat
 from engine.capture.store import AnsweredPrompt, Capture
 from engine.catalogue import LOSSES
+from engine.chat.turns import until_stop
 from engine.config.schema import CaptureSpec, LossTerm, TrainSpec
 from engine.decode.acceptance_rule import accepted_tokens
 from engine.decode.runner import runner_for
@@ -221,12 +222,6 @@ def anchors(seed: int, step: int, prompt_id: str, tokens: int, count: int) -> li
     """Up to `count` distinct positions in a text of `tokens` tokens, in order, the same for every call."""
     draws = Uniforms(seed, [f"anchors:{step}:{prompt_id}"]).take([0], tokens)[0]
     return sorted(draws.argsort()[:count].tolist())
-
-
-def until_stop(token_ids: list[int], stop_ids: frozenset[int]) -> list[int]:
-    """The tokens up to the first that ends an answer, that one included."""
-    end = next((i for i, token in enumerate(token_ids) if token in stop_ids), len(token_ids) - 1)
-    return token_ids[: end + 1]
 
 
 def learns_from_drafts(loss: Sequence[LossTerm]) -> torch.Tensor:

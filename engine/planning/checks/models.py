@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.catalogue import check_losses
 from engine.chat.prompt import Prompt
-from engine.chat.rendering import render, template_hash
+from engine.chat.rendering import missing_header, render, template_hash
 from engine.chat.template_date import reads_clock
 from engine.chat.turns import check_folder
 from engine.config.capture import truncation
@@ -22,6 +22,8 @@ from engine.planning.fitness import check_draft, check_target
 from engine.planning.outlines import at_hand, draft_shapes
 from engine.runs.drafts import draft_folder
 from engine.runs.folder import RunFolder
+
+_SHOWN_HEADER = 60
 
 
 def vocabulary(subject: Subject) -> Finding:
@@ -96,15 +98,21 @@ def loss(subject: Subject) -> Finding:
 
 
 def chat_template(subject: Subject) -> Finding:
-    """Check that the chat template renders a question, and report the date that it writes, if any."""
+    """Check that the chat template renders a question up to the answer, and report the date that it writes, if any."""
     if unseen := subject.unseen(model=False, tokenizer=True):
         return unseen
     template_hash(subject.tokenizer)
     hello = Prompt("hello", ({"role": "user", "content": "Hello?"},))
     tokens = len(render(subject.tokenizer, hello, context_tokens=None, max_new_tokens=0))
     message, date = f"found; a one-word question becomes {tokens} tokens", subject.recipe.target.template_date
+    if header := missing_header(subject.tokenizer):
+        return warning(
+            f"{message}, which end without {header[:_SHOWN_HEADER]!r}, the header that the template writes before an "
+            "answer: it ignores add_generation_prompt, so the target has to write the header itself",
+            "let the chat template write it at its end `{% if add_generation_prompt %}`, as the served one does",
+        )
     if reads_clock(subject.tokenizer):
-        message += f"; it writes the date, which is {date or 'that of the day the run begins'}"
+        message += f"; it can write the date, which is {date or 'that of the day the run begins'}"
         if subject.recipe.capture.server is None:
             return ok(message)
         return warning(

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from engine.chat.prompt import Prompt
-from engine.chat.rendering import render, template_hash, tools_as_system
+from engine.chat.rendering import missing_header, render, template_hash, tools_as_system
 from engine.errors import DraftbenchError
 
 TURNS = "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -52,6 +52,31 @@ def rendered(tokenizer: PreTrainedTokenizerFast, prompt: Prompt = HELLO) -> str:
 
 def with_tools(*messages: dict[str, Any]) -> Prompt:
     return Prompt("p1", messages or HELLO.messages, (WEATHER,))
+
+
+MISTRAL = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+)
+THOUGHT = "{% if m['role'] == 'assistant' %}<think>\n\n</think>\n{% endif %}"
+THINKS = TURNS.replace("{{ m['content'] }}", THOUGHT + "{{ m['content'] }}")
+
+
+@pytest.mark.parametrize(
+    ("template", "header"),
+    [
+        (CHATML, ""),
+        (TURNS, "<|start|>assistant\n"),
+        ("{{ messages[0]['content'] }}{% for m in messages[1:] %} Bot: {{ m['content'] }}{% endfor %}", " Bot: "),
+        (MISTRAL, ""),
+        (THINKS + ANSWER, ""),
+        (THINKS, "<|start|>assistant\n<think>\n\n</think>\n"),
+        (NO_SYSTEM, ""),
+        ("{{ messages[1]['content'] }}", ""),
+    ],
+)
+def test_a_header_that_the_template_does_not_write_when_asked_is_missing(template: str, header: str):
+    assert missing_header(make_tokenizer(template)) == header
 
 
 def test_ends_with_the_header_of_the_answer_and_special_tokens_are_single_ids():

@@ -53,13 +53,27 @@ def test_the_pinned_date_is_in_the_prompt_whatever_the_day():
     assert text(tokenizer(DATED, "run:2026-01-31")) == text(tokenizer(DATED, "2026-01-31T09:30"))
 
 
+# The day in long chats alone, and where certain words are asked.
+IN_LONG_CHATS = "{% if messages | length > 4 %}{{ strftime_now('%F') }}{% endif %}"
+OF_SOME_WORDS = "{% if 'today' in messages[-1]['content'] %}{{ strftime_now('%F') }}{% endif %}"
+
+
 @pytest.mark.parametrize(
-    ("head", "reads"), [(DATED, True), (WITH_TOOLS_ONLY, True), ("", False), ("strftime_now", False)]
+    ("head", "reads", "always"),
+    [
+        (DATED, True, True),
+        (WITH_TOOLS_ONLY, True, True),
+        (IN_LONG_CHATS, True, False),
+        (OF_SOME_WORDS, True, False),
+        ("", False, False),
+    ],
 )
-def test_only_templates_that_read_the_clock_have_a_date_in_their_identity(head: str, reads: bool):
+def test_a_template_that_names_the_clock_can_write_the_day_and_has_it_in_its_identity_if_it_always_does(
+    head: str, reads: bool, always: bool
+):
     dated = tokenizer(head, "2026-01-31")
     assert reads_clock(dated) is reads
-    assert clock_identity(dated) == ({"date": "2026-01-31"} if reads else {})
+    assert clock_identity(dated) == ({"date": "2026-01-31"} if always else {})
 
 
 def test_every_part_of_a_date_is_written_as_strftime_writes_it():
@@ -78,7 +92,15 @@ def test_without_a_date_it_is_one_day_for_all_that_is_rendered():
     assert end_of_turn(dated) == end_of_turn(tokenizer(""))
 
 
-@pytest.mark.parametrize("head", ["{{ ['a', 'b'] | random }}", "{{ range(100) | random }}", "{{ lipsum() }}"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "{{ ['a', 'b'] | random }}",
+        "{{ range(100) | random }}",
+        "{{ lipsum() }}",
+        "{% if messages | length > 4 %}{{ ['a', 'b'] | random }}{% endif %}",
+    ],
+)
 def test_a_template_that_draws_is_refused(head: str):
     with pytest.raises(DraftbenchError, match="in more than one way"):
         text(tokenizer(head))
@@ -130,6 +152,20 @@ def test_a_run_keeps_the_day_it_began_on(values: dict[str, Any]):
     other = parse_recipe({**values, "target": {"model": values["target"], "template_date": "2026-02-01"}})
     fixed = open_session(home(), RunFolder.create(home(), other), other, SILENT)
     assert planned(fixed).address != first.address
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [IN_LONG_CHATS, OF_SOME_WORDS])
+def test_a_day_that_only_some_chats_have_is_kept_as_well(values: dict[str, Any], tmp_path: Path, head: str):
+    byte_tokenizer(head + TURNS).save_pretrained(tmp_path / "target")
+    turns = [{"role": role, "content": "today"} for role in ("user", "assistant") * 3][:5]
+    (tmp_path / "train.jsonl").write_text(json.dumps({"messages": turns}))
+    run = RunFolder.create(home(), parse_recipe(values))
+    run.set_status(created_at="2026-01-31T12:00:00+00:00")
+    first = planned(open_session(home(), run, run.recipe(), SILENT))
+    assert run.recipe().target.template_date == "run:2026-01-31"
+    assert str(byte_tokenizer().decode(first.prompt_ids[0])).startswith("2026-01-31<|im_start|>")
+    assert planned(open_session(home(), run, run.recipe(), SILENT)).address == first.address
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,65 @@ def test_an_answer_of_calls_is_the_text_that_a_prompt_asks_for():
     (query,) = queries_of({"messages": [*answered, assistant("It is 2.")]}, source, "x", every_turn=False)
     assert query.prompt.messages[1]["tool_calls"] == [{**CALL, "function": {"name": "f", "arguments": {"x": 1}}}]
     assert query.reference == "It is 2."
+
+
+def answered(record: dict[str, Any], every_turn: bool = False, **columns: str) -> tuple[list[str], dict[str, int]]:
+    """The references of one row, and what was left aside or translated."""
+    seen = Counter[str]()
+    source = LogSource(path="x.jsonl", **columns)
+    queries = queries_of(record, source, "x-1", every_turn=every_turn, seen=seen)
+    return [query.reference for query in queries], dict(+seen)
+
+
+def test_what_an_answer_has_no_place_for_is_left_aside_and_counted():
+    calls = '{"name": "f", "arguments": {"x": 1}}'
+    assert answered({"messages": [user("a"), assistant("Let me look", tool_calls=[CALL])]}) == (
+        [calls],
+        {"text beside calls left aside": 1},
+    )
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        message = assistant("b", **{name: "hm"})
+        noted = {"reasoning beside an answer left aside": 1}
+        assert answered({"messages": [user("a"), message]}) == (["b"], noted)
+        assert answered({"prompt": "a", "answer": message}, reference_column="answer") == (["b"], noted)
+    more = {"further message of the assistant after its answer left aside": 2}
+    turns = [user("a"), assistant("b"), assistant("c"), assistant("d")]
+    assert answered({"messages": turns}) == (["b"], more)
+    assert answered({"messages": [*turns, user("e"), assistant("f")]}, every_turn=True) == (["b", "f"], more)
+    assert answered({"messages": [user("a"), assistant("b")], "answer": "c"}, reference_column="answer") == (
+        ["c"],
+        {"answer in the messages left aside beside 'answer', which says something else": 1},
+    )
+    assert answered({"messages": [user("a"), assistant("b")], "answer": "b"}, reference_column="answer") == (["b"], {})
+
+
+@pytest.mark.parametrize(
+    ("word", "whole"),
+    [("stop", True), ("tool_calls", True), (None, True), (7, True), ("length", False), ("content_filter", False)],
+)
+def test_an_answer_that_was_cut_or_refused_is_no_reference(word: Any, whole: bool):
+    noted = {} if whole else {f"answer that ended with {word!r} left aside": 1}
+    expected = (["b"] if whole else [""], noted)
+    chat = [user("a"), assistant("b")]
+    assert answered({"messages": chat, "finish_reason": word}) == expected
+    assert answered({"messages": [user("a"), assistant("b", finish_reason=word)]}) == expected
+    row = {"prompt": "a", "response": {"choices": [{"message": assistant("b"), "finish_reason": word}]}}
+    assert answered(row, reference_column="response.choices.0.message") == expected
+    assert answered(row, reference_column="response.choices.0.message.content") == expected
+    turns = {"messages": [*chat, user("c"), assistant("d")], "finish_reason": word}
+    assert answered(turns, every_turn=True) == (["b", "d" if whole else ""], noted)  # the row's word is of its last one
+
+
+def test_the_column_that_says_how_an_answer_ended_is_read_of_every_format(tmp_path: Path):
+    rows = [{**chat, "finish_reason": "length" if i < 3 else "stop"} for i, chat in enumerate(chats(40))]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "log.parquet")
+    for name in ("log.jsonl", "log.parquet"):
+        summary = import_logs([LogSource(path=str(tmp_path / name))], tmp_path / f"{name}-out", ImportOptions())
+        (file,) = summary["files"]
+        assert file["translated"] == {"answer that ended with 'length' left aside": 3}
+        assert "left_aside" not in file
+        assert sum(summary["counts"][f"{side}_with_reference"] for side in ("train", "heldout")) == 37
 
 
 @pytest.mark.parametrize(

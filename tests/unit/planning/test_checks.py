@@ -25,7 +25,7 @@ from engine.planning.earlier_runs import best_pace, differences
 from engine.planning.estimate import estimate
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
-from tests.conftest import byte_tokenizer, tiny_llama
+from tests.conftest import CHATML, byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +130,15 @@ def test_a_target_without_chat_template_fails_in_words(recipe: Path, tmp_path: P
     check = named(checks(home(), made(recipe, f"target.model={folder}")))["chat template"]
     assert not check.ok
     assert "no chat template" in check.message
+
+
+def test_a_template_without_the_header_of_an_answer_is_a_warning(recipe: Path, tmp_path: Path):
+    tiny_llama().save_pretrained(tmp_path / "plain")
+    byte_tokenizer(CHATML.partition("{% if")[0]).save_pretrained(tmp_path / "plain")
+    check = named(checks(home(), made(recipe, f"target.model={tmp_path / 'plain'}")))["chat template"]
+    assert check.state == "warning"
+    assert "end without '<|im_start|>assistant\\n'" in check.message
+    assert "add_generation_prompt" in check.fix
 
 
 def write(path: Path, *texts: str) -> Path:

@@ -281,12 +281,27 @@ def test_a_server_that_tells_nothing_of_its_tokens_is_refused_at_the_first_answe
 
 
 def test_ids_alone_are_enough_at_temperature_0(tmp_path: Path, server: Server, target: LoadedModel):
-    choice = {"message": {"content": "ab"}, "finish_reason": "stop", "token_ids": [67, 68, 1]}
+    choice = {"message": {"content": "bc"}, "finish_reason": "stop", "token_ids": [67, 68, 1]}
     server.script = lambda body, number: Said(body={"choices": [choice]})
     capture = fetched(tmp_path, server, target, 0.0)
     assert decode_logprobs(capture.raw_signal(capture.answers[0]))[0].tolist() == [0.0, 0.0, 0.0]
     with pytest.raises(DraftbenchError, match="sends no log-probabilities"):
         fetched(tmp_path, server, target, 1.0)
+
+
+def test_ids_that_do_not_spell_the_text_are_not_certain(tmp_path: Path, server: Server, target: LoadedModel):
+    choice = {"message": {"content": "Paris"}, "finish_reason": "stop"}
+    server.script = lambda body, number: Said(
+        body={"choices": [choice | {"token_ids": [67, 68, 1] if number else [*ids_spelling("Paris"), 1]}]}
+    )
+    first, *others = (capture := fetched(tmp_path, server, target, 0.0)).answers
+    known, *unknown = (decode_logprobs(capture.raw_signal(answer))[0] for answer in (first, *others))
+    assert known.tolist() == [0.0] * 6
+    assert all(len(row) == 6 and row.isnan().all() for row in unknown)
+
+
+def ids_spelling(text: str) -> list[int]:
+    return list(byte_tokenizer()(text, add_special_tokens=False)["input_ids"])
 
 
 def spelt_tokens(*spelt: bytes | None, ids: list[int | None] | None = None) -> list[ReplyToken]:
@@ -307,6 +322,7 @@ def test_ids_are_taken_only_where_they_spell_what_the_server_says():
     assert ids_of("ab", spelt_tokens(b"ab")) == []  # a token that is not ours
     assert ids_of("ab", spelt_tokens(b"a", b"b", ids=[a, 999])) == [a]
     assert ids_of("ab", spelt_tokens(None, None, ids=[a, b])) == [a, b]
+    assert ids_of("ba", spelt_tokens(None, None, ids=[a, b])) == []
     assert ids_of("thinking", spelt_tokens(b"a", b"b")) == []  # something was left out of the tokens
 
 

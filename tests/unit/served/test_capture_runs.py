@@ -120,12 +120,77 @@ def test_an_answer_cut_at_the_limit_has_no_end_of_turn(tmp_path: Path, server: S
 
 
 def test_token_ids_are_taken_as_the_server_tells_them(tmp_path: Path, server: Server, target: LoadedModel):
-    response = reply("ab", token_ids=[67, 68, 1]) | {"usage": {"prompt_tokens": 3}}
+    response = reply("bc", token_ids=[67, 68, 1]) | {"usage": {"prompt_tokens": 3}}
     server.script = lambda body, number: Said(body=response)
     capture = fetched(tmp_path, target, settings_of(server))
     assert all(a.token_ids == [67, 68, 1] for a in capture.answers)
     assert capture.counts.server.ids_from_server == 6
     assert capture.counts.server.other_prompt_tokens == 6
+
+
+OTHER_IDS = "token ids that do not spell the text, which was tokenised here"
+MORE_IDS = "token ids that spell more than the text"
+PAST_END = "text after an end of turn, which was left out"
+
+
+def ids_of(text: str) -> list[int]:
+    return list(byte_tokenizer()(text, add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("text", "sent", "learnt", "noted"),
+    [
+        ("Paris is the capital", [101, 7, 9, 44, 200], "Paris is the capital<|im_end|>", OTHER_IDS),
+        ("Paris", [*ids_of("Paris"), 1], "Paris<|im_end|>", None),
+        ("Paris", ids_of("  Paris\n"), "  Paris\n<|im_end|>", None),  # a server may strip white space
+        ("Paris<|im_end|>", [*ids_of("Paris"), 1], "Paris<|im_end|>", None),  # or show the mark
+        ("\ufffd\ufffd", ids_of("é")[:1], "\ufffd<|im_end|>", None),  # half a character
+        ("yes", [*ids_of("<think>so</think>yes"), 1], "<think>so</think>yes<|im_end|>", MORE_IDS),
+        ("Par", ids_of("Lyon"), "Par<|im_end|>", OTHER_IDS),
+    ],
+)
+def test_token_ids_are_learnt_only_if_they_spell_the_text(
+    tmp_path: Path, server: Server, target: LoadedModel, text: str, sent: list[int], learnt: str, noted: str | None
+):
+    server.script = lambda body, number: Said(body=reply(text, token_ids=sent))
+    capture = fetched(tmp_path, target, settings_of(server), questions(2))
+    assert set(texts(capture).values()) == {learnt}
+    assert capture.counts.server.noted == ({noted: 2} if noted else {})
+    assert capture.counts.server.ids_from_text == (2 if noted == OTHER_IDS else 0)
+
+
+def test_token_ids_beside_an_empty_text_are_no_answer(tmp_path: Path, server: Server, target: LoadedModel):
+    server.script = lambda body, number: Said(body=reply("", token_ids=[*ids_of("Paris"), 1]))
+    with pytest.raises(DraftbenchError, match="token ids spell text that it does not have"):
+        fetched(tmp_path, target, settings_of(server))
+
+
+def test_token_ids_beside_calls_must_hold_their_names(tmp_path: Path, server: Server):
+    knows = replace(loaded(tiny_llama()), tokenizer=byte_tokenizer(TOOLS_TEMPLATE))
+
+    def called(name: str, spelt: str) -> set[str]:
+        said = reply(None, "tool_calls", token_ids=[*ids_of(spelt), 1])  # type: ignore[arg-type]
+        said["choices"][0]["message"]["tool_calls"] = [{"function": {"name": name, "arguments": "{}"}}]
+        server.script = lambda body, number: Said(body=said)
+        return set(texts(fetched(tmp_path / name, knows, settings_of(server), questions(1))).values())
+
+    assert called("look", "<call>look()") == {"<call>look()<|im_end|>"}
+    assert called("find", "<call>look()") == {"<call>{}</call><|im_end|>"}  # as the template writes the call
+
+
+@pytest.mark.parametrize("finish", ["stop", "length"])
+@pytest.mark.parametrize("by_ids", [True, False])
+@pytest.mark.parametrize("after", ["", "\n", "<|im_end|>", "\n<|im_start|>user\nnext?", " and more<|im_end|>"])
+def test_an_answer_is_learnt_up_to_its_first_end_of_turn(
+    tmp_path: Path, server: Server, target: LoadedModel, after: str, by_ids: bool, finish: str
+):
+    text = f"hello<|im_end|>{after}"
+    more = {"token_ids": ids_of(text)} if by_ids else {}
+    server.script = lambda body, number: Said(body=reply(text, finish, **more))
+    capture = fetched(tmp_path, target, settings_of(server), questions(1))
+    assert set(texts(capture).values()) == {"hello<|im_end|>"}
+    assert [answer.finish_reason for answer in capture.answers] == ["stop"]
+    assert capture.counts.server.noted == ({PAST_END: 1} if "e" in after.replace("<|im_end|>", "") else {})
 
 
 def test_ids_that_the_model_at_hand_does_not_have_are_refused(tmp_path: Path, server: Server, target: LoadedModel):
@@ -176,6 +241,27 @@ def test_calls_are_written_as_the_template_writes_them_where_it_does(tmp_path: P
     assert texts(capture)["t"] == '<call>{"a": 1}</call><|im_end|>'
     assert server.requests[0]["tools"] == list(TOOLS)
     assert server.requests[0]["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"a": 2}'
+
+
+@pytest.mark.parametrize("knows_calls", [True, False])
+def test_text_beside_calls_is_kept_where_the_template_has_a_place_for_it_and_else_counted(
+    tmp_path: Path, server: Server, target: LoadedModel, knows_calls: bool
+):
+    def said(body: dict[str, Any], number: int) -> Said:
+        response = called(body, number).body
+        response["choices"][0]["message"]["content"] = "Let me look."
+        return Said(body=response)
+
+    server.script = said
+    knows = replace(target, tokenizer=byte_tokenizer(TOOLS_TEMPLATE)) if knows_calls else target
+    prompts = [replace(prompt, tools=TOOLS) for prompt in questions(1)]
+    capture = fetched(tmp_path, knows, settings_of(server, max_new_tokens=99), prompts)
+    if knows_calls:
+        assert texts(capture)["q0"] == 'Let me look.<call>{"a": 1}</call><|im_end|>'
+        assert capture.counts.server.noted == {}
+    else:
+        assert texts(capture)["q0"] == '{"name": "add", "arguments": {"a": 1}}<|im_end|>'
+        assert capture.counts.server.noted == {"text beside calls left aside": 1}
 
 
 ODD_CALLS: list[Any] = [

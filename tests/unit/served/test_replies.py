@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import tracemalloc
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from engine.served.client import ChatServer
 from engine.served.replies import Reply, Unanswered, read_reply
+from engine.served.request_rate import RateLimiter
 from tests.chat_server import Said, Server, reply
 from tests.unit.served.asking import (
+    BODY,
     KEY,
     Clock,
     answer_of,
@@ -38,14 +42,6 @@ def test_an_odd_count_of_tokens_is_none(server: Server, clock: Clock, usage: Any
     assert ask(spec_of(server), clock) == [Reply("yes", "stop")]
 
 
-def test_parts_of_an_odd_kind_have_no_text(server: Server, clock: Clock):
-    parts = [{"text": "a"}, {"text": None}, {"text": 3}, "b", None, {"type": "image"}, {"text": "c"}]
-    response = reply()
-    response["choices"][0]["message"]["content"] = parts
-    server.script = lambda body, number: Said(body=response)
-    assert ask(spec_of(server), clock)[0].text == "ac"
-
-
 def test_ids_reasoning_and_prompt_tokens_are_read_where_a_server_tells_them(server: Server, clock: Clock):
     response = reply("yes", token_ids=[5, 6, 1]) | {"usage": {"prompt_tokens": 9}}
     response["choices"][0]["message"]["reasoning_content"] = "hm"
@@ -67,7 +63,6 @@ ABSENT = {
     "empty, but counted": counted(message_of(content=""), 57),
     "three letters of 57 tokens": counted(message_of(content="yes"), 57),
     "content of another kind": message_of(content={"text": "yes"}),
-    "parts without text": message_of(content=[{"type": "image"}]),
     "no message": {"choices": [{"finish_reason": "stop"}]},
     "no choices": {"choices": []},
     "an error and choices": {"error": {"message": "busy"}, **message_of(content="yes")},
@@ -114,11 +109,9 @@ def test_reasoning_of_every_form_is_seen(server: Server, clock: Clock, message: 
     assert answer_of(hidden, server, clock).reasoning
 
 
-def test_another_model_and_parts_without_text_are_counted(server: Server, clock: Clock):
-    parts = [{"type": "text", "text": "yes"}, {"type": "image_url"}]
-    result = answer_of({**message_of(content=parts), "model": "another"}, server, clock)
-    assert result.text == "yes"
-    assert result.noted == ("a part of the content, image_url", "answered as model 'another'")
+def test_another_model_is_counted(server: Server, clock: Clock):
+    result = answer_of({**message_of(content="yes"), "model": "another"}, server, clock)
+    assert result.noted == ("answered as model 'another'",)
 
 
 def test_a_call_of_the_older_form_is_a_call(server: Server, clock: Clock):
@@ -169,3 +162,68 @@ def test_a_refusal_of_any_form_is_no_answer_and_beside_text_it_is_counted():
 def test_of_several_choices_the_first_by_its_number_is_taken():
     choices = [{"index": number, "message": {"content": str(number)}, "finish_reason": "stop"} for number in (2, 0, 1)]
     assert read_reply(json.dumps({"choices": choices}).encode(), str).text == "0"
+
+
+ENDS = [
+    ("eos_token", "stop"),
+    ("stop_sequence", "stop"),
+    ("end_turn", "stop"),
+    ("STOP", "stop"),
+    ("served_up", "stop"),
+    ("MAX_TOKENS", "length"),
+    ("max-tokens", "length"),
+]
+
+
+@pytest.mark.parametrize(("word", "ending"), ENDS)
+def test_words_of_a_servers_own_for_an_end_are_read_and_counted(server: Server, clock: Clock, word: str, ending: str):
+    result = answer_of(reply("yes", word), server, clock)
+    assert (result.text, result.finish_reason, result.noted) == ("yes", ending, (f"finish_reason {word!r}",))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("word", "times"), [("abort", 2), ("error", 2), ("SAFETY", 1), ("content-filter", 1)])
+def test_words_for_no_end_are_no_answer(server: Server, clock: Clock, word: str, times: int):
+    with pytest.raises(Unanswered, match="finish_reason"):
+        answer_of(reply("yes", word), server, clock)
+    assert len(server.requests) == times
+
+
+@pytest.mark.parametrize(("tokens", "ending"), [(4, "stop"), (8, "length")])
+def test_without_a_word_the_count_says_how_an_answer_ended(server: Server, clock: Clock, tokens: int, ending: str):
+    server.script = lambda body, number: Said(body=counted(reply("yes yes", None), tokens))
+
+    async def work() -> Reply:
+        async with ChatServer(spec_of(server), None, RateLimiter(None, clock, clock.sleep)) as client:
+            return await client.answer({**BODY, "max_tokens": 8})
+
+    result = asyncio.run(work())
+    assert (result.finish_reason, result.noted) == (ending, ("no finish_reason",))
+
+
+@pytest.mark.parametrize("word", ["tool_calls", "function_call", "tool_use"])
+def test_calls_that_are_announced_and_missing_are_no_plain_answer(word: str):
+    def ended(**choice: Any) -> Reply:
+        said = {"message": {"content": "Let me look."}, "finish_reason": word, **choice}
+        return read_reply(json.dumps({"choices": [said]}).encode(), str)
+
+    with pytest.raises(Unanswered, match=f"ended with '{word}' and has none"):
+        ended()
+    assert ended(token_ids=[5, 6]).token_ids == [5, 6]  # which hold them
+    call = {"function": {"name": "look", "arguments": "{}"}}
+    assert ended(message={"content": "Let me look.", "tool_calls": [call]}).tool_calls == [call]
+
+
+@pytest.mark.parametrize("part", [{"type": "tool_use", "name": "look", "input": {}}, {"type": "image"}, {"text": 3}, 7])
+def test_an_answer_with_a_part_that_is_no_text_is_not_whole(part: Any):
+    with pytest.raises(Unanswered, match=r"the answer holds a part of type .*; only text"):
+        of_message(content=[{"type": "text", "text": "Let me look."}, part])
+
+
+def test_parts_of_text_are_one_text_and_reasoning_is_none_of_it():
+    thought = {"type": "reasoning", "text": "hm"}
+    reply = of_message(content=[thought, {"text": "a"}, "b", None, {"type": "output_text", "text": "c"}])
+    assert reply.text == "abc"
+    assert "hm" in reply.reasoning
+    with pytest.raises(Unanswered, match="refuses"):
+        of_message(content=[{"type": "refusal", "refusal": "no"}])

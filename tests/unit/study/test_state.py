@@ -14,6 +14,7 @@ import yaml
 from engine.errors import DraftbenchError
 from engine.fileio import write_json
 from engine.jobs import queue
+from engine.models.hashes import hashes_of_model
 from engine.paths import PROJECT_ROOT, home
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import read_labels
@@ -131,6 +132,27 @@ def test_a_run_of_a_draft_that_was_trained_anew_holds_no_cell(written: Written, 
     assert stands(path)["s-forward-kl"] == "done"
     write_json(card, {"weights_sha256": "two", "rounded_from": None})
     assert stands(path)["s-forward-kl"] == "to do"
+
+
+@pytest.mark.parametrize("changed", ["target/model.safetensors", "adapter/adapter_model.safetensors"])
+def test_a_run_of_a_target_whose_files_were_replaced_holds_no_cell(
+    written: Written, tmp_path: Path, no_worker: None, changed: str
+):
+    for name in ("target/config.json", "target/model.safetensors", "adapter/adapter_model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    target = {"model": str(tmp_path / "target"), "adapter": str(tmp_path / "adapter")}
+    path = written(base={"prompts": {"train": "a.jsonl", "heldout": "held.jsonl"}, "target": target})
+    run = run_of(cells_of(path).cells[0].recipe, "done")
+    assert stands(path)["s-forward-kl"] == "done"  # of before the files were kept
+    adapter = {f"adapter/{name}": sha256 for name, sha256 in hashes_of_model(tmp_path / "adapter").items()}
+    write_json(run.path / "target.json", {"files": hashes_of_model(tmp_path / "target") | adapter, "template": "t"})
+    (tmp_path / "target" / "tuning.json").write_text("{}")
+    assert stands(path)["s-forward-kl"] == "done"
+    (tmp_path / changed).write_text("other")
+    found = study(home(), load_study(path))
+    assert found.placed[0].run is None
+    assert found.passed_over == [f"run {run.id} began with other files of the target than lie there now"]
 
 
 def test_the_reference_of_a_base_is_found_beside_it(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

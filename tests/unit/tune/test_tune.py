@@ -17,22 +17,23 @@ import torch
 import yaml
 
 from engine.chat.prompt import Prompt
-from engine.chat.rendering import render
+from engine.chat.rendering import end_of_turn, render
+from engine.chat.turns import turns_of
 from engine.cli.text import tune as reports_tune
-from engine.config.schema import ModelSpec
+from engine.config.schema import ModelSpec, PromptSource
 from engine.errors import Cancelled, DraftbenchError
 from engine.models.adapter import CONFIG, WEIGHTS
 from engine.models.load import load_model, model_fingerprint
 from engine.paths import PROJECT_ROOT
 from engine.progress import Progress
 from engine.tune.adapter import add_adapter
-from engine.tune.examples import Encoded, Example, encode, end_of_turn
+from engine.tune.examples import Encoded, Example, encode, ended, example_set
 from engine.tune.figures import RATES, Observed, differences
 from engine.tune.function_calls import Judgement
 from engine.tune.pipeline import measure_again, tune
 from engine.tune.recipe import AdapterSpec, TuneData, TuneMeasure, TuneRecipe, TuneTraining
 from engine.tune.training import CHECKPOINT, Tuner, reference_losses
-from tests.conftest import byte_tokenizer, tiny_llama
+from tests.conftest import CHATML, byte_tokenizer, tiny_llama
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +131,63 @@ def test_a_heldout_query_is_taken_out_of_training(recipe: Path, tmp_path: Path):
     report = made(recipe, tmp_path / "out", "train.max_steps=1")
     assert report["data"]["overlap_removed"] == 1
     assert report["data"]["train"]["records"] == 5
+
+
+@pytest.mark.parametrize(
+    ("reference", "learnt", "cut"),
+    [
+        ("Yes.<|im_end|>", "Yes.", ""),
+        ("Yes.<|im_end|>\n", "Yes.", ""),
+        ("Yes.<|im_end|><|im_end|>", "Yes.", ""),
+        ("Yes.<|im_end|>\n<|im_start|>user\nAnd?", "Yes.", "<|im_start|>user\nAnd?"),
+        ("Yes.", "Yes.", ""),
+    ],
+)
+def test_a_reference_ends_with_its_first_end_of_turn(reference: str, learnt: str, cut: str):
+    tokenizer = byte_tokenizer()
+    example = Example(Prompt("a", ({"role": "user", "content": "hi"},)), reference)
+    clean = ended(tokenizer, example, turns_of(tokenizer))
+    assert (clean.reference, clean.cut) == (learnt, cut)
+    (row,) = encode(tokenizer, [clean], DATA, None)
+    assert tokenizer.decode(row.reference_ids) == "Yes.<|im_end|>"
+
+
+def test_a_blank_that_the_template_writes_before_the_mark_is_not_doubled():
+    tokenizer = byte_tokenizer("{% for m in messages %}{{ m['content'] + ' <|im_end|>' }}{% endfor %}")
+    turns = turns_of(tokenizer)
+    for reference in ("Yes.", "Yes.<|im_end|>", "Yes. <|im_end|>"):
+        example = ended(tokenizer, Example(Prompt("a", ({"role": "user", "content": "hi"},)), reference), turns)
+        (row,) = encode(tokenizer, [example], DATA, None, turns)
+        assert tokenizer.decode(row.reference_ids) == "Yes. <|im_end|>"
+
+
+def test_a_template_without_the_header_of_an_answer_is_refused(recipe: Path, tmp_path: Path):
+    tiny_llama().save_pretrained(tmp_path / "plain")
+    byte_tokenizer(CHATML.partition("{% if")[0]).save_pretrained(tmp_path / "plain")
+    with pytest.raises(DraftbenchError, match=r"writes '<\|im_start\|>assistant") as caught:
+        made(recipe, tmp_path / "out", f"target.model={tmp_path / 'plain'}")
+    assert "add_generation_prompt" in caught.value.fix
+
+
+def test_references_that_go_on_after_their_end_are_counted(tmp_path: Path):
+    rows = [{"id": str(i), "prompt": f"{i}?", "reference": "Yes.<|im_end|>\nuser: no" * (i < 2)} for i in range(3)]
+    write(tmp_path / "x.jsonl", [*rows, {"id": "mark", "prompt": "?", "reference": "<|im_end|>"}])
+    sources = [PromptSource(path=str(tmp_path / "x.jsonl"))]
+
+    def read(unanswered: str) -> dict[str, int]:
+        data = DATA.model_copy(update={"unanswered": unanswered})
+        return example_set(byte_tokenizer(), sources, data, beside=None, context_tokens=None).counts
+
+    assert read("leave_out") == {
+        "records": 2,
+        "without_reference": 2,
+        "prompt_too_long": 0,
+        "reference_cut": 0,
+        "reference_past_its_end": 2,
+    }
+    write(tmp_path / "x.jsonl", [{"id": "mark", "prompt": "?", "reference": "<|im_end|>"}])
+    with pytest.raises(DraftbenchError, match="'mark' has a reference with nothing before its end of turn"):
+        read("refuse")
 
 
 # -- loss and adapter

@@ -12,6 +12,7 @@ import torch
 
 from engine.capture.batches import Batch
 from engine.capture.store import Capture
+from engine.chat.turns import until_stop
 from engine.config.schema import CaptureSpec, LossTerm, OnPolicySpec, TrainSpec
 from engine.decode.sampling import Sampling, Uniforms
 from engine.decode.settings import DecodeSettings, FixedLength
@@ -19,7 +20,7 @@ from engine.decode.speculative import speculative_decode
 from engine.distill.losses import LOSSES
 from engine.distill.modes import Material, batch_source
 from engine.distill.modes.offline import OfflineBatches
-from engine.distill.modes.on_policy import OnPolicyBatches, anchors, block_weights, drafts_turn, until_stop
+from engine.distill.modes.on_policy import OnPolicyBatches, anchors, block_weights, drafts_turn
 from engine.distill.schedule import step_answers
 from engine.distill.trainer import Outcome, Trainer
 from engine.errors import DraftbenchError

@@ -13,6 +13,7 @@ from typing import Literal
 Ending = Literal["stop", "length", "refused", "failed"]
 
 API = frozenset({"stop", "length", "tool_calls", "function_call"})
+_CALLS = frozenset({"tool_calls", "tool_call", "tool_use", "function_call", "function_calls"})
 _WORDS: dict[Ending, frozenset[str]] = {
     "stop": API - {"length"},
     "length": frozenset(
@@ -95,10 +96,19 @@ _ABOUT: tuple[tuple[re.Pattern[str], Ending], ...] = (
 )
 
 
+def ends_in_calls(word: str) -> bool:
+    """Whether a finish reason says that the answer ended with function calls."""
+    return _plain(word) in _CALLS
+
+
 def ending_of(word: str) -> Ending:
     """Whether a finish reason, in any case, says that the answer ended, was cut, was refused, or failed."""
-    plain = word.strip().rpartition(".")[2].lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
+    plain = _plain(word)
     for ending, words in _WORDS.items():
         if plain in words:
             return ending
     return next((ending for about, ending in _ABOUT if about.search(plain)), "stop")
+
+
+def _plain(word: str) -> str:
+    return word.strip().rpartition(".")[2].lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
