@@ -149,7 +149,7 @@ def evaluated(runs: list[Run]) -> HomeFindings:
         for i in range(6)
     ]
     part = TakingPart(runs, {}, {}, {})
-    return HomeFindings([], {}, len(runs), {}, lambda: part, lambda _: pd.DataFrame(rows))
+    return HomeFindings([], {}, len(runs), 0, {}, lambda: part, lambda _: pd.DataFrame(rows))
 
 
 def test_acceptance_adds_seeds_up_and_keeps_sizes_methods_and_temperatures_apart():
