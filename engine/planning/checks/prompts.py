@@ -8,7 +8,7 @@ from engine.chat.prompt import Prompt
 from engine.chat.rendering import render
 from engine.chat.unwritten import unwritten
 from engine.data.columns import remarks
-from engine.data.subsets import nested_subset, split_heldout
+from engine.data.subsets import distinct, nested_subset, split_heldout
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
 
 _LONGEST = 2000  # prompts whose tokens are counted: the longest in characters
@@ -27,15 +27,21 @@ def source(subject: Subject, side: str) -> Finding:
             f"{message}, the first in {first.file}, row {first.line}: {first.reason}",
             "correct them, or set prompts.skip_bad to go on without them",
         )
+    once = distinct(read.prompts) if side == "heldout" else read.prompts
+    if repeats := len(read.prompts) - len(once):
+        message += f"; {repeats:,} repeat another one and are left out"
+    finding = warning if repeats else ok
     if not recipe.trains:
-        count = len(read.prompts[: recipe.measure.heldout_prompts])
-        return warning(message, "one prompt has no interval") if count < 2 else ok(f"{message}: {count} to measure on")
+        count = len(once[: recipe.measure.heldout_prompts])
+        if count < 2:
+            return warning(message, "one prompt has no interval")
+        return finding(f"{message}: {count} to measure on")
     if side == "heldout":
         watched, measured = split_heldout(read.prompts, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
         message += f": {len(watched)} to choose the draft by, {len(measured)} to measure on"
-        return (
-            warning(message, f"with fewer than {_FEW} the intervals are wide") if len(measured) < _FEW else ok(message)
-        )
+        if len(measured) < _FEW:
+            return warning(message, f"with fewer than {_FEW} the intervals are wide")
+        return finding(message)
     if recipe.prompts.train_prompts:
         message += f", {recipe.prompts.train_prompts:,} of them to train on"
     return warning(message) if read.bad else ok(message)
