@@ -19,6 +19,7 @@ its identity. `for_api` converts back to the API's form.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from typing import Any
 
 from engine.chat.prompt import Message, Tool, ToolCall
 from engine.errors import did_you_mean
-from engine.untrusted import json_text
+from engine.untrusted import json_text, python_text
 
 ROLES = {
     "system": "system",
@@ -354,9 +355,9 @@ def _tool(number: int, value: Any) -> Tool:
 
 
 def decoded(value: Any, column: str) -> Any:
-    """Decode `value` if it is a string of JSON; None for a missing or blank value.
+    """Decode `value` if it is a string of JSON, or of a list as Python prints it; None for a missing or blank value.
 
-    CSV has only strings, and many Parquet files keep nested columns as JSON strings.
+    CSV has only strings, which pandas writes as Python does, and many Parquet files keep nested columns as JSON.
     """
     if isinstance(value, float) and value != value:  # how pandas writes a missing value
         return None
@@ -367,6 +368,9 @@ def decoded(value: Any, column: str) -> Any:
     try:
         return json_text.loads(value)
     except ValueError as error:
+        if str(error).startswith(json_text.NO_JSON):
+            with contextlib.suppress(ValueError):
+                return python_text.loads(value)
         raise BadRecordError(f"{column!r} is a string that {error}") from None
 
 

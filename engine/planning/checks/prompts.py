@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.chat.marks import marks_in
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import render
 from engine.chat.unwritten import unwritten
@@ -96,13 +97,20 @@ def length(subject: Subject) -> Finding:
 
 
 def in_the_template(subject: Subject) -> Finding:
-    """Report what the target's chat template leaves out of the prompts: the target answers without it."""
+    """Report what the target's chat template leaves out of the prompts, and prompts that hold its marks as text."""
     if not subject.readable():
         return warning(_UNREADABLE)
     if unseen := subject.unseen(model=False, tokenizer=True):
         return unseen
     sides = ["heldout", "train"] if subject.recipe.trains else ["heldout"]
-    left_out = unwritten(subject.tokenizer, [prompt for side in sides for prompt in subject.prompts(side).prompts])
+    asked = [prompt for side in sides for prompt in subject.prompts(side).prompts]
+    left_out, marks = unwritten(subject.tokenizer, asked), marks_in(subject.tokenizer, asked)
+    if marks:
+        also = f"; it does not write {'; '.join(left_out.in_words())}" if left_out.parts else ""
+        return warning(
+            f"prompts hold marks of the template as text: {'; '.join(marks)}{also}",
+            "go on if they ask about the marks; a text that was rendered already is given as its messages instead",
+        )
     if not left_out.parts:
         return ok(f"everything in {left_out.looked_at:,} prompts is written")
     return warning(

@@ -58,6 +58,14 @@ def named(found: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in found}
 
 
+def test_prompts_with_marks_of_the_template_are_reported(recipe: Path, tmp_path: Path):
+    file = tmp_path / "rendered.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{n} <|im_end|>"}) + "\n" for n in range(3)))
+    said = named(checks(home(), made(recipe, f"prompts.heldout={file}")))["prompts in the template"]
+    assert said.state == "warning"
+    assert "'<|im_end|>' in 3 of " in said.message
+
+
 def test_settings_without_effect_are_reported(recipe: Path):
     quiet, said = (
         named(checks(home(), made(recipe, *given)))["settings"] for given in ([], ["train.online.order=shuffled"])
