@@ -457,3 +457,25 @@ def test_a_batch_is_so_many_answers_or_so_many_tokens(train: dict[str, Any], bat
 def test_two_batch_sizes_or_none_are_refused(train: dict[str, Any], reason: str):
     with pytest.raises(ValueError, match=reason):
         TrainSpec.model_validate(train)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"capture": {"temperature": 1e-40}},
+        {"measure": {"temperatures": [0, 0.0009]}},
+        {"measure": {"speed_temperature": 1e-12}},
+        {"train": {"distill_temperature": 1e-40}},
+        {"train": {"on_policy": {"temperature": 1e-6}}},
+    ],
+)
+def test_a_temperature_that_rounding_would_decide_at_is_refused_and_stays_readable(sections: dict[str, Any]):
+    values = {"prompts": PROMPTS, **sections}
+    with pytest.raises(DraftbenchError, match=r"a temperature is 0, which is greedy, or at least 0\.001"):
+        parse_recipe(values)
+    assert parse_recipe(values, stored=True).name == "run"
+
+
+def test_the_least_temperature_and_greedy_are_taken():
+    made = recipe(measure={"temperatures": [0, 0.001]}, capture={"temperature": 0})
+    assert (made.measure.temperatures, made.capture.temperature) == ([0, 0.001], 0)
