@@ -8,8 +8,10 @@ In normal form a conversation is a tuple of messages, and a message is an object
   content is "".
 - `tool_calls` of an assistant, only if there are any: {"type": "function", "function": {"name", "arguments"}}, where
   `arguments` is an object, as chat templates expect, and not JSON text as in the API; an `id` is kept. Calls without
-  the outer `function`, OpenAI's legacy `function_call` and turns of the role `function_call` are converted.
+  the outer `function` or `type`, OpenAI's legacy `function_call` and turns of the role `function_call` are converted.
 - all other keys unchanged; null ones are left out.
+
+Of tool schemas null keys are left out too, at every depth, as Parquet has them, except values that are data (`_DATA`).
 
 Serving engines do the same to a request before the template sees it (vLLM's `_postprocess_messages`, SGLang's
 `process_messages`): they decode `arguments` once and refuse text that is not JSON, join parts of text with line breaks
@@ -19,6 +21,7 @@ its identity. `for_api` converts back to the API's form.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +29,7 @@ from typing import Any
 
 from engine.chat.prompt import Message, Tool, ToolCall
 from engine.errors import did_you_mean
-from engine.untrusted import json_text
+from engine.untrusted import json_text, python_text
 
 ROLES = {
     "system": "system",
@@ -79,6 +82,7 @@ _NOT_TEXT = frozenset(
 )
 # Keys of a call that are not its arguments under another name.
 _CALL_KEYS = frozenset({"id", "type", "name", "function", "index", "call_id", "tool_call_id", "status", "description"})
+_DATA = frozenset({"default", "const", "enum", "examples", "example"})  # of a JSON schema: null is a value there
 _TOOL_SHAPE = '{"type": "function", "function": {"name": ..., "parameters": {...}}}'
 
 
@@ -115,7 +119,8 @@ def normal_call(call: Any, where: str = "a tool call") -> ToolCall:
     inner = shell.get("function")
     if isinstance(inner, Mapping):
         outside = {key: shell.pop(key) for key in _ARGUMENT_KEYS if key in shell}
-        return {**shell, "function": _function(_joined(inner, outside, where), where)}
+        typed = {} if "type" in shell else {"type": "function"}
+        return {**typed, **shell, "function": _function(_joined(inner, outside, where), where)}
     flat = {"name": inner, **shell} if isinstance(inner, str) else shell  # {"function": "add", "arguments": {}}
     _refuse_unread_arguments(flat, where)
     kept = {"id": shell["id"]} if "id" in shell else {}
@@ -351,13 +356,27 @@ def _tool(number: int, value: Any) -> Tool:
     if described.get("parameters", {}) is None:
         del described["parameters"]
     shell = {} if bare else dict(value)
-    return {**({} if "type" in shell else {"type": "function"}), **shell, "function": described}
+    if json_text.too_deep([shell, described]):
+        raise BadRecordError(f"tool {number} is nested too deeply")
+    whole: Tool = _without_nulls({**({} if "type" in shell else {"type": "function"}), **shell, "function": described})
+    return whole
+
+
+def _without_nulls(schema: Any) -> Any:
+    """A schema without keys that are null, which say nothing, but with all that is data."""
+    if isinstance(schema, Mapping):
+        return {
+            key: inner if key in _DATA else _without_nulls(inner)
+            for key, inner in schema.items()
+            if inner is not None or key in _DATA
+        }
+    return [_without_nulls(inner) for inner in schema] if isinstance(schema, list | tuple) else schema
 
 
 def decoded(value: Any, column: str) -> Any:
-    """Decode `value` if it is a string of JSON; None for a missing or blank value.
+    """Decode `value` if it is a string of JSON, or of a list as Python prints it; None for a missing or blank value.
 
-    CSV has only strings, and many Parquet files keep nested columns as JSON strings.
+    CSV has only strings, which pandas writes as Python does, and many Parquet files keep nested columns as JSON.
     """
     if isinstance(value, float) and value != value:  # how pandas writes a missing value
         return None
@@ -368,6 +387,9 @@ def decoded(value: Any, column: str) -> Any:
     try:
         return json_text.loads(value)
     except ValueError as error:
+        if str(error).startswith(json_text.NO_JSON):
+            with contextlib.suppress(ValueError):
+                return python_text.loads(value)
         raise BadRecordError(f"{column!r} is a string that {error}") from None
 
 

@@ -36,8 +36,8 @@ class _Part:
 class Unwritten:
     """What a template leaves out of a set of prompts: each kind of part, and in how many prompts it is left out.
 
-    `looked_at` of the prompts were rendered: those with tools or keys of their own come first, where there is most
-    to lose.
+    `looked_at` of the prompts were rendered: those with tools or keys of their own come first, then long ones, where
+    there is most to lose.
     """
 
     parts: dict[str, int]
@@ -88,13 +88,15 @@ def rewritten(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[str]:
     said = ["The template has no place for tools, so they are written into the system text."] if moved else []
     for place, content in _unlike(prompt, text):
         lost = _same(tokenizer, _with(prompt, place, {**prompt.messages[place], "content": ""}), text)
-        if not lost and not _thought_left_out(content, text):
+        if not lost and not _thought_left_out(content, text) and not _cut(tokenizer, prompt, place, text):
             said.append(f"The text of {_named(prompt, place)} is written in another form.")
     return said
 
 
-def _carries_more(prompt: Prompt) -> bool:
-    return bool(prompt.tools) or any(key not in _CARRIED for message in prompt.messages for key in message)
+def _carries_more(prompt: Prompt) -> tuple[bool, int]:
+    """Whether a prompt has more than text, and how long its longest text is: a template may cut it."""
+    more = bool(prompt.tools) or any(key not in _CARRIED for message in prompt.messages for key in message)
+    return more, max(len(str(message["content"])) for message in prompt.messages)
 
 
 def _unwritten(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Iterator[_Part]:
@@ -123,6 +125,9 @@ def _messages(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str) -> 
                 yield _Part("the text of", place)
             elif _thought_left_out(content, text):
                 yield _Part("the reasoning in", place)
+            else:
+                for part in _cut(tokenizer, prompt, place, text):
+                    yield _Part(f"the {part} of the text of", place)
         for key in (key for key in message if key not in _CARRIED):
             rest = {name: value for name, value in message.items() if name != key}
             if _same(tokenizer, _with(prompt, place, rest), text):
@@ -135,6 +140,20 @@ def _unlike(prompt: Prompt, text: str) -> Iterator[tuple[int, str]]:
         content = str(message["content"]).strip()
         if content and content not in text:
             yield place, content
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, place: int, text: str) -> list[str]:
+    """Where a message's text is cut: another character at its end, its beginning or in its middle changes nothing."""
+    message = prompt.messages[place]
+    content = str(message["content"])
+    first, last = len(content) - len(content.lstrip()), len(content.rstrip()) - 1
+
+    def unread(at: int) -> bool:
+        other = content[:at] + ("x" if content[at] not in "xX" else "o") + content[at + 1 :]
+        return _same(tokenizer, _with(prompt, place, {**message, "content": other}), text)
+
+    parts = [name for name, at in (("end", last), ("beginning", first)) if unread(at)]
+    return parts or ["middle"] * unread((first + last) // 2)
 
 
 def _thought_left_out(content: str, text: str) -> bool:

@@ -13,6 +13,7 @@ from engine.catalogue import Proposals
 from engine.cli.options import DType, Json
 from engine.cli.text import console
 from engine.config.defaults import DECODE, DEFAULT_TARGET
+from engine.config.section import temperature_fault
 from engine.errors import DraftbenchError
 from engine.paths import home
 
@@ -61,6 +62,8 @@ def decode(
       draftbench decode --prompt 'Why is blood red?'
       draftbench decode --run latest --prompt 'Why is blood red?'
     """
+    if fault := temperature_fault(temperature):
+        raise DraftbenchError(f"--temperature {temperature:g}", fault, "give 0, or another temperature such as 0.7")
     from engine.decode.one_prompt import decode_prompt, question
     from engine.decode.sampling import Sampling
     from engine.decode.settings import DecodeSettings, FixedLength

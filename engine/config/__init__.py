@@ -12,5 +12,6 @@ resources  what a run needs of a machine, for places that choose among machines
 defaults   the default target, and defaults of decoding one prompt
 reading    a file and its bases, `--set`, checks; and writing a recipe
 decisive   which settings decide the draft's weights and its exact acceptance
+idle       settings of a recipe that have no effect beside the others
 identity   whether two recipes are the same: a hash of those settings
 """

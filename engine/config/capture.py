@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from engine.config.section import MOST_TOKENS, PACE, Mark, Section, used_unless
+from engine.config.section import MOST_TOKENS, PACE, TEMPERATURE, Mark, Section, used_unless
 
 Url = Annotated[str, Field(pattern=r"^https?://")]
 
@@ -101,7 +101,9 @@ BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
 class CaptureSpec(Section):
     """How the target answers the training prompts and what of its distribution is kept."""
 
-    temperature: float = Field(1.0, ge=0, le=10, title="Temperature of the answers", description="0 is greedy")
+    temperature: Annotated[float, TEMPERATURE] = Field(
+        1.0, ge=0, le=10, title="Temperature of the answers", description="0 is greedy"
+    )
     top_p: float = Field(1.0, gt=0, le=1, title="Top-p", description="nucleus; 1 is off")
     top_k: int = Field(0, ge=0, le=MOST_TOKENS, title="Top-k", description="0 is off")
     max_new_tokens: int = Field(

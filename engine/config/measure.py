@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from engine.catalogue import Proposals
-from engine.config.section import MEASUREMENT, MOST_TOKENS, Section, used_unless
+from engine.config.section import MEASUREMENT, MOST_TOKENS, STORED, TEMPERATURE, Section, temperature_fault, used_unless
 
 
 class MeasureSpec(Section):
@@ -57,7 +57,7 @@ class MeasureSpec(Section):
     speed_tokens: Annotated[int, MEASUREMENT] = Field(
         64, ge=2, le=MOST_TOKENS, title="Tokens of a timed answer", description="tokens of each timed answer"
     )
-    speed_temperature: Annotated[float, MEASUREMENT] = Field(
+    speed_temperature: Annotated[float, MEASUREMENT, TEMPERATURE] = Field(
         0.0, ge=0, le=10, title="Temperature of the timed answers", description="temperature of the timed answers"
     )
     certificate_prompts: Annotated[int, MEASUREMENT] = Field(
@@ -80,12 +80,15 @@ class MeasureSpec(Section):
     )
 
     @model_validator(mode="after")
-    def _temperatures_are_sane(self) -> MeasureSpec:
+    def _temperatures_are_sane(self, info: ValidationInfo) -> MeasureSpec:
         if (
             len(set(self.temperatures)) != len(self.temperatures)
             or not 0 <= min(self.temperatures) <= max(self.temperatures) <= 10
         ):
             raise ValueError("temperatures must be distinct, not negative and at most 10")
+        fault = next(filter(None, map(temperature_fault, self.temperatures)), "")
+        if fault and not (info.context or {}).get(STORED):
+            raise ValueError(f"temperatures: {fault}")
         if self.against == "server" and not (
             set(self.temperatures) <= {0.0, 1.0} and self.top_p == 1 and not self.top_k
         ):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from shlex import quote
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -27,6 +29,7 @@ def parse_recipe(values: Mapping[str, Any], *, stored: bool = False) -> Recipe:
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+ELSEWHERE = ("hub:", "asset:", "pack:")  # before a name that is no path
 AnySection = TypeVar("AnySection", bound=Section)
 
 
@@ -51,15 +54,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, stored: bool = Fal
 
 def load_section(section: type[AnySection], path: Path, overrides: Sequence[str] = ()) -> AnySection:
     """As `load_recipe`, for a recipe of another kind."""
-    return parse_section(section, apply_overrides(recipe_values(path), overrides))
+    return parse_section(section, apply_overrides(recipe_values(path, section), overrides, section))
 
 
-def recipe_values(path: Path) -> dict[str, Any]:
-    """The unchecked values of a recipe file, laid over those of its base."""
-    return _read_with_base(path, ())
+def recipe_values(path: Path, section: type[Section] = Recipe) -> dict[str, Any]:
+    """The unchecked values of a recipe file, laid over those of its base, whose paths count from the base's folder."""
+    return _read_with_base(path, (), section)
 
 
-def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read_with_base(path: Path, seen: tuple[Path, ...], section: type[Section]) -> dict[str, Any]:
     if path in seen:
         raise DraftbenchError(f"{path} is its own base", "bases may not form a circle", "remove one of the base keys")
     values = read_yaml(path)
@@ -68,40 +71,68 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
             f"{path} holds no recipe", "a recipe is a mapping of sections", "see recipes/quickstart.yaml"
         )
     base = values.pop("base", None)
-    return values if base is None else _overlay(_read_with_base(path.parent / str(base), (*seen, path)), values)
+    own: dict[str, Any] = with_paths_beside(values, path.parent, section) if seen else values  # seen: it is a base
+    if base is None:
+        return own
+    return _overlay(_read_with_base(path.parent / str(base), (*seen, path), section), own, section)
 
 
-def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def with_paths_beside(values: Values, folder: Path, section: type[Section] = Recipe) -> dict[str, Any]:
+    """A copy of `values` in which a relative path to a file or folder in `folder` is absolute."""
+
+    def absolute(path: str, kind: str) -> str:
+        place = os.path.join(folder, path)  # pathlib fails on a name that cannot be
+        relative = not path.startswith((*ELSEWHERE, "~")) and not os.path.isabs(path)
+        return os.path.realpath(place) if relative and os.path.exists(place) else path
+
+    return map_paths(values, absolute, section)
+
+
+def _overlay(below: Values, above: Values, section: type[Section]) -> dict[str, Any]:
     """`above` over `below`, mapping by mapping; anything else is replaced whole."""
     merged = dict(below)
     for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _overlay(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        inner = section_of(section.model_fields.get(key)) or Section
+        old = _spelled_out(merged.get(key), inner)
+        merged[key] = _overlay(old, value, inner) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
-def apply_overrides(values: Values, overrides: Sequence[str]) -> dict[str, Any]:
+def _spelled_out(value: Any, section: type[Section]) -> Any:
+    """What a shorthand stands for, `target: asset:x` for {model: asset:x}, also as the only item of a list."""
+    if isinstance(value, list) and len(value) == 1:
+        return _spelled_out(value[0], section)
+    return {section.shorthand: value} if isinstance(value, str) and section.shorthand else value
+
+
+def apply_overrides(values: Values, overrides: Sequence[str], section: type[Section] = Recipe) -> dict[str, Any]:
     """`values` with each `section.key=value` set; the value is read as YAML."""
-    return with_settings(values, parse_settings(overrides))
+    return with_settings(values, parse_settings(overrides), section)
 
 
-def with_settings(values: Values, settings: Values) -> dict[str, Any]:
+def with_settings(values: Values, settings: Values, section: type[Section] = Recipe) -> dict[str, Any]:
     """A copy of `values` with dotted keys set."""
     result: dict[str, Any] = copy.deepcopy(dict(values))
     for key, value in settings.items():
-        put(result, key, value)
+        put(result, key, value, section)
     return result
 
 
-def put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in place; a section given by its shorthand, such as `target: asset:x`, becomes a whole one."""
+def put(values: dict[str, Any], key: str, value: Any, section: type[Section] = Recipe) -> None:
+    """Set a dotted key in place, in a section that may be given by its shorthand. Raises DraftbenchError for a key of
+    an item of a list that has several."""
     *parents, last = key.split(".")
-    place, section = values, cast(type[Section], Recipe)
-    for parent in parents:
+    place = values
+    for depth, parent in enumerate(parents, 1):
         section = section_of(section.model_fields.get(parent)) or Section
-        child = place.get(parent)
-        if isinstance(child, str) and section.shorthand:
-            child = {section.shorthand: child}
+        child = _spelled_out(place.get(parent), section)
+        if isinstance(child, list) and child:
+            whole = ".".join(parents[:depth])
+            raise DraftbenchError(
+                f"{key} cannot be set: {whole} is a list of {len(child)} items",
+                "it does not say which item is meant",
+                f"give the whole list, as in --set {quote(f'{whole}={one_line(child)}')}",
+            )
         place[parent] = place = child if isinstance(child, dict) else {}
     place[last] = value
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, model_validator
 from pydantic.fields import FieldInfo
 
 # What a column of the index and a generator of random numbers hold; torch's own seeds go to twice that.
 MOST = 2**63 - 1
 MOST_TOKENS = 1_000_000  # of an answer, a pass or a vocabulary: beyond any model, and still fit to compute with
+
+# Of the temperatures above 0. Float32 rounds a logit of 20 by 2e-6, which divided by 0.001 is 0.2% of a probability;
+# bfloat16 rounds it by 0.06, so that ties alone are left to chance there, and below 1e-37 the quotient is infinite.
+LEAST_TEMPERATURE = 0.001
 
 STORED = "stored"  # of a validation's context: true for the recipe of a run that there is already
 Values = Mapping[str, Any]  # a recipe as YAML holds it: unchecked, keys may be missing
@@ -51,6 +56,22 @@ def used_unless(key: str, value: object) -> Mark:
 def mark_of(field: FieldInfo) -> Mark:
     """The mark of a schema field; that of a plain key if it has none."""
     return next((item for item in field.metadata if isinstance(item, Mark)), Mark())
+
+
+def temperature_fault(value: float) -> str:
+    """Why nothing can be decoded at this temperature; "" if it can."""
+    if value == 0 or LEAST_TEMPERATURE <= value < math.inf:
+        return ""
+    return f"a temperature is 0, which is greedy, or at least {LEAST_TEMPERATURE}: below it rounding decides"
+
+
+def _refuse_fault(value: float, info: ValidationInfo) -> float:
+    if not (info.context or {}).get(STORED) and (fault := temperature_fault(value)):
+        raise ValueError(fault)
+    return value
+
+
+TEMPERATURE = AfterValidator(_refuse_fault)
 
 
 class Section(BaseModel):

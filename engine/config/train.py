@@ -12,6 +12,7 @@ from engine.config.section import (
     MOST_TOKENS,
     ONE_OR_MANY,
     PACE,
+    TEMPERATURE,
     Mark,
     Section,
     Values,
@@ -161,7 +162,7 @@ class OnPolicySpec(ModeSpec):
         title="Share of the draft's own text (lambda)",
         description="lambda: probability that a step's batch is the draft's, not the target's",
     )
-    temperature: float = Field(
+    temperature: Annotated[float, TEMPERATURE] = Field(
         1.0, gt=0, le=10, title="Temperature of the draft", description="sampling temperature of the draft"
     )
     anchors: Annotated[int, _ASSISTED] = Field(
@@ -228,7 +229,7 @@ class TrainSpec(Section):
         title="Loss",
         description="one loss or a weighted sum",
     )
-    distill_temperature: float = Field(
+    distill_temperature: Annotated[float, TEMPERATURE] = Field(
         1.0,
         gt=0,
         le=10,

@@ -1,15 +1,16 @@
 """Detect queries that repeat: training prompts that repeat held-out ones, or repeats within one list.
 
 A draft that has seen a held-out query accepts more on it than it will in service. Exact repeats have the same
-normalised text and tool names. Near repeats are candidates of MinHash and locality-sensitive hashing over character
-5-grams (which need no word boundaries, so Chinese works), each verified by its exact Jaccard similarity. The hashing
-can therefore miss a pair (with probability below 1e-4 at the threshold) but never invent one.
+normalised text and tool names; characters without a width do not hide that a query is held out. Near repeats are
+candidates of MinHash and locality-sensitive hashing over character 5-grams (which need no word boundaries, so Chinese
+works), each verified by its exact Jaccard similarity. The hashing can therefore miss a pair (with probability below
+1e-4 at the threshold) but never invent one.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -44,7 +45,7 @@ def remove_overlap(
     `threshold`, in (0, 1], whatever the tools, since a held-out query with other tools must stay unseen too.
     `repeats_id` is the most similar held-out prompt, the first of them on a tie.
     """
-    index = _QueryIndex(threshold)
+    index = _QueryIndex(threshold, _visible_query)
     for prompt in heldout:
         index.add(prompt)
     kept: list[Prompt] = []
@@ -71,7 +72,7 @@ def duplicates_within(prompts: Sequence[Prompt], *, threshold: float = 0.8) -> l
 
     Removing every `prompt_id` leaves a list in which nothing repeats.
     """
-    index = _QueryIndex(threshold)
+    index = _QueryIndex(threshold, _query)  # packs are built with it: with another text they would be other packs
     repeats: list[Repeat] = []
     for prompt in prompts:
         repeat = index.find(prompt)
@@ -109,14 +110,16 @@ def _query(prompt: Prompt) -> str:
     return normalise(prompt.text or prompt.key())
 
 
-def _exact_key(prompt: Prompt) -> tuple[str, tuple[str, ...]]:
-    return _query(prompt), tuple(sorted(tool["function"]["name"] for tool in prompt.tools))
+def _visible_query(prompt: Prompt) -> str:
+    """As `_query`, without zero-width and other format characters; all of a text that has no others."""
+    text = prompt.text or prompt.key()
+    return normalise("".join(c for c in text if unicodedata.category(c) != "Cf")) or normalise(text)
 
 
 class _QueryIndex:
-    """Prompts by their query. They are stored by position, because ids may repeat."""
+    """Prompts by their `query`, a text. They are stored by position, because ids may repeat."""
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, query: Callable[[Prompt], str]) -> None:
         if not 0 < threshold <= 1:
             raise DraftbenchError(
                 f"the overlap threshold is {threshold}",
@@ -125,7 +128,7 @@ class _QueryIndex:
             )
         from datasketch import MinHashLSH  # loads SciPy: only where prompts are compared
 
-        self._threshold = threshold
+        self._threshold, self._query = threshold, query
         self._hashes = MinHashLSH(num_perm=_PERMUTATIONS, params=_bands_and_rows(threshold))
         self._prompts: list[Prompt] = []
         self._shingles: list[frozenset[str]] = []
@@ -133,18 +136,21 @@ class _QueryIndex:
 
     def add(self, prompt: Prompt) -> None:
         position = len(self._prompts)
-        grams = shingles(_query(prompt))
+        grams = shingles(self._query(prompt))
         self._prompts.append(prompt)
         self._shingles.append(grams)
-        self._first_with.setdefault(_exact_key(prompt), position)
+        self._first_with.setdefault(self._exact_key(prompt), position)
         self._hashes.insert(position, _minhash(grams))
+
+    def _exact_key(self, prompt: Prompt) -> tuple[str, tuple[str, ...]]:
+        return self._query(prompt), tuple(sorted(tool["function"]["name"] for tool in prompt.tools))
 
     def find(self, prompt: Prompt) -> Repeat | None:
         """Return how `prompt` repeats one of the prompts added so far; None if it does not."""
-        exact = self._first_with.get(_exact_key(prompt))
+        exact = self._first_with.get(self._exact_key(prompt))
         if exact is not None:
             return Repeat(prompt.id, self._prompts[exact].id, "exact", 1.0)
-        grams = shingles(_query(prompt))
+        grams = shingles(self._query(prompt))
         candidates = sorted(self._hashes.query(_minhash(grams)))
         similarities = [(jaccard(grams, self._shingles[position]), -position) for position in candidates]
         best, negative_position = max(similarities, default=(0.0, 0))

@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import decimal
 import json
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,7 @@ _USUAL_COLUMNS = {
     ),
     "prompt_column": ("instruction", "question", "query", "input", "text"),
 }
+_OPENS_MESSAGES = re.compile(r"\s*\[\s*\{")
 _MAX_CHARACTERS = 4 * 1024**2  # of a record: a million tokens
 
 
@@ -58,7 +60,7 @@ def prompt_of(
         id=_identity(at(record, "id"), fallback_id),
         messages=messages,
         tools=tools_of(record, source),
-        group=str(at(record, "group") or ""),
+        group=str(_filled(at(record, "group"))),
     )
     _refuse_unwritable(prompt)
     return prompt
@@ -84,6 +86,7 @@ def messages_of(record: Mapping[str, Any], source: PromptSource, seen: Counter[s
     text = at(record, source.prompt_column)
     if (
         value is not None
+        and source.prompt_column != source.messages_column
         and isinstance(text, str)
         and text.strip() not in {"", *(m["content"].strip() for m in messages)}
     ):
@@ -146,6 +149,12 @@ def plain(value: Any) -> Any:
     return plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
+def _filled(value: Any) -> Any:
+    """The value, or "" for a missing or empty one; 0 and false are neither."""
+    missing = value is None or value in ([], {}) or (isinstance(value, float) and value != value)
+    return "" if missing else value
+
+
 def _identity(value: Any, fallback: str) -> str:
     if value is None or value == "":
         return fallback
@@ -167,9 +176,11 @@ def _plain_question(record: Mapping[str, Any], source: PromptSource, seen: Count
         raise BadRecordError(f"{column!r} must be text, not {kind(text)}")
     if not text.strip():
         raise BadRecordError(f"{column!r} is empty")
+    if _is_conversation(text):
+        raise BadRecordError(f"{column!r} is a list of messages as text; messages_column: {column} would read it")
     if not source.is_alpaca:
         return ({"role": "user", "content": text},)
-    extra = at(record, "input") or ""
+    extra = _filled(at(record, "input"))
     if not isinstance(extra, str):
         raise BadRecordError(f"'input' must be text, not {kind(extra)}")
     question = f"{text}\n{extra}" if extra.strip() else text
@@ -177,6 +188,17 @@ def _plain_question(record: Mapping[str, Any], source: PromptSource, seen: Count
     seen["column 'input' joined to the instruction"] += bool(extra.strip())
     seen["column 'history' read as earlier turns"] += bool(before)
     return (*before, {"role": "user", "content": question})
+
+
+def _is_conversation(text: str) -> bool:
+    """Whether a text is a list of messages, as JSON or as Python prints it."""
+    if not _OPENS_MESSAGES.match(text):
+        return False
+    try:
+        value = decoded(text, "")
+    except BadRecordError:
+        return False
+    return isinstance(value, list) and all(isinstance(each, dict) and {"role", "from"} & each.keys() for each in value)
 
 
 def _likely_column(record: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Take nested subsets of prompts, for curves over the amount of training data, and split held-out prompts."""
+"""Take nested subsets of prompts, for curves over the amount of training data; split held-out prompts, each once."""
 
 from __future__ import annotations
 
@@ -29,14 +29,28 @@ def nested_subset(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.id in subset]
 
 
-def split_heldout(prompts: list[Prompt], watched: int, measured: int | None) -> tuple[list[Prompt], list[Prompt]]:
-    """Split held-out prompts into those watched in training, at most the first quarter, and those measured on."""
-    few = min(watched, max(1, len(prompts) // 4))
-    if len(prompts) < 2:
+def distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts without those that are an earlier one again, messages and tools alike.
+
+    An interval over prompts takes each for a sample of its own, so a repeat would make it too narrow.
+    """
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.key(), prompt)
+    return list(first.values())
+
+
+def split_heldout(prompts: Sequence[Prompt], watched: int, measured: int | None) -> tuple[list[Prompt], list[Prompt]]:
+    """Split the distinct held-out prompts into those watched in training, at most the first quarter, and those measured
+    on. Raises DraftbenchError if there are fewer than two."""
+    once = distinct(prompts)
+    few = min(watched, max(1, len(once) // 4))
+    if len(once) < 2:
+        repeats = f", and {len(prompts) - 1} repeat it" if len(prompts) > 1 else ""
         raise DraftbenchError(
-            f"{len(prompts)} held-out prompt is not enough",
+            f"{len(once)} held-out prompt is not enough{repeats}",
             "one part selects the draft, another measures it",
             "give at least two, better fifty, in prompts.heldout",
         )
-    rest = prompts[few:]
-    return prompts[:few], rest if measured is None else rest[:measured]
+    rest = once[few:]
+    return once[:few], rest if measured is None else rest[:measured]

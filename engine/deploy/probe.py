@@ -19,6 +19,7 @@ from engine.catalogue import SERVERS
 from engine.chat.messages import for_api
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.config.schema import ServerSpec
+from engine.config.section import LEAST_TEMPERATURE, temperature_fault
 from engine.deploy.detection import METRICS_BYTES, Detected, detect, get, root_of
 from engine.deploy.importing import Stated, check_stated, measurement_of
 from engine.deploy.probe_counts import ANSWERS, HOW_TO_REPORT, joined, of_answers, of_metrics
@@ -120,8 +121,12 @@ async def _probe(asked: Asked, progress: Progress) -> list[Probed]:
 def _check(asked: Asked) -> None:
     if not 0 < len(asked.prompts) <= MOST_PROMPTS:
         raise refused(f"{len(asked.prompts)} prompts", f"1 to {MOST_PROMPTS:,} can be sent", "give some of them")
-    if not asked.temperatures or not all(0 <= value <= 10 for value in asked.temperatures):
-        raise refused(f"temperatures {list(asked.temperatures)}", "each lies between 0 and 10", "for example 0,1")
+    if not asked.temperatures or not all(value <= 10 and not temperature_fault(value) for value in asked.temperatures):
+        raise refused(
+            f"temperatures {list(asked.temperatures)}",
+            f"each is 0 or from {LEAST_TEMPERATURE} to 10",
+            "for example 0,1",
+        )
     check_stated(asked.stated)
     if asked.max_new_tokens < 2:
         raise refused(

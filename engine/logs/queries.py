@@ -235,7 +235,8 @@ def _text(value: Any) -> str:
 
 
 def _time(record: Mapping[str, Any], source: LogSource) -> float:
-    """Seconds since 1970, also from milliseconds and smaller units; a date without a time zone is taken as UTC."""
+    """Seconds since 1970, also from milliseconds, smaller units and a date in digits alone; without a time zone it is
+    UTC."""
     value = at(record, source.time_column)
     if value is None or value == "":
         return 0.0
@@ -261,6 +262,19 @@ def _seconds(number: float, source: LogSource) -> float:
     """A file may mix rows of two exporters: a number of seconds past the year 5000 is in milliseconds or less."""
     if not math.isfinite(number):
         raise BadRecordError(f"{source.time_column!r} is {number}, which is not a time")
+    if (date := _date_in_digits(number)) is not None:
+        return date.timestamp()
     while number > _MOST_SECONDS:
         number /= 1000
     return number
+
+
+def _date_in_digits(number: float) -> datetime | None:
+    """The date of 20260131, perhaps with hours, minutes and seconds; as seconds it would lie in 1970, 1976 or 2612."""
+    digits = f"{number:.0f}"
+    if len(digits) not in (8, 12, 14) or digits[:2] not in ("19", "20") or number != int(digits):
+        return None
+    try:
+        return datetime.fromisoformat("T".join(filter(None, (digits[:8], digits[8:])))).replace(tzinfo=UTC)
+    except ValueError:
+        return None  # no such day: a number after all

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from engine.config.schema import MOST_TOKENS, ModelSpec, Section, SourcesField
+from engine.config.section import TEMPERATURE
 
 
 def _texts(value: Any) -> Any:
@@ -67,7 +68,7 @@ class MagpieRecipe(Section):
     )
     max_tools_characters: int = Field(3000, ge=1, description="tool sets whose JSON is longer are left out")
     queries: int = Field(200, ge=1, le=10_000_000, description="raw queries to write, before the filters")
-    temperature: float = Field(1.0, gt=0, le=10, description="of the draws")
+    temperature: Annotated[float, TEMPERATURE] = Field(1.0, gt=0, le=10, description="of the draws")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 is off")
     top_k: int = Field(0, ge=0, le=MOST_TOKENS, description="0 is off")
     max_new_tokens: int = Field(

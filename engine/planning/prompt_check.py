@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from engine.chat.marks import marks_in
 from engine.chat.rendering import render
 from engine.chat.unwritten import unwritten
 from engine.config.reading import parse_section
@@ -31,9 +32,9 @@ def check_prompts(
     """Counts of the prompts in `files`: groups, tools, repeats, tokens under the target's template, bad rows.
 
     `columns`: settings of a `PromptSource`, such as `messages_column`. `unwritten`: a line per kind of part that the
-    target's template leaves out. `too_long` counts prompts that fill the target's context, so that no token of an
-    answer fits. Raises DraftbenchError for a prompt that cannot be rendered, or holds an id that the target has no
-    embedding for.
+    target's template leaves out. `marks`: a line per mark of that template which prompts hold as text. `too_long`
+    counts prompts that fill the target's context, so that no token of an answer fits. Raises DraftbenchError for a
+    prompt that cannot be rendered, or holds an id that the target has no embedding for.
     """
     prompt_set = _read(files, skip_bad, columns or {})
     spec = parse_section(ModelSpec, {"model": target})
@@ -49,6 +50,7 @@ def check_prompts(
         "too_long": sum(length >= context for length in lengths) if context else 0,
         "context_tokens": context,
         "unwritten": unwritten(tokenizer, prompt_set.prompts).in_words(),
+        "marks": marks_in(tokenizer, prompt_set.prompts),
         "tokens": {"least": lengths[0], "median": lengths[len(lengths) // 2], "most": lengths[-1]},
     }
 

@@ -60,6 +60,8 @@ class PromptCounts(Part):
     """Held-out prompts that left no room for an answer; absent where there were none."""
     beyond_heldout_prompts: Whole | None = None
     """Prompts left out because `measure.heldout_prompts` asks for fewer, of a run that only measures."""
+    heldout_repeated: Whole | None = None
+    """Held-out prompts left out because they repeat another one; absent where there were none."""
     train_hash: Text | None = None
     """Hash of the training prompts (`engine.chat.prompt.prompts_hash`)."""
     heldout_hash: Text | None = None

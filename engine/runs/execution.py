@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from engine.capture.shards import FillAll
+from engine.config.idle import idle_settings
 from engine.config.reading import dump_recipe, load_recipe
 from engine.config.schema import Recipe
 from engine.distill.checkpoint import drop_checkpoints
@@ -96,6 +97,8 @@ def execute(
         use_own_card(recipe.target)
     with _work(home, run, quiet=quiet, processes=processes) as progress:
         run.emit(Started(until=until, versions=versions(), source=source()))
+        if idle := idle_settings(recipe):
+            progress.note(f"settings without effect beside the others: {', '.join(idle)}")
         trained = not trains or (run.path / "training.json").exists()
         measured = until != "measure" or run.summary_path.exists()
         if trained:

@@ -9,6 +9,7 @@ from engine.capture.store import Capture
 from engine.chat.prompt import prompts_hash
 from engine.config.schema import Recipe
 from engine.data.readers import read_prompts
+from engine.data.subsets import distinct
 from engine.fileio import read_json
 from engine.measure.suite import Measured, Pair, measure_drafts
 from engine.measure.target_alone import measure_target
@@ -53,7 +54,8 @@ def measure_served_alone(run: RunFolder, recipe: Recipe, progress: Progress) -> 
     server, spec = recipe.capture.server, recipe.prompts
     assert server is not None  # the schema asks for one
     heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad, stored=True)
-    prompts = heldout.prompts[: recipe.measure.heldout_prompts]
+    once = distinct(heldout.prompts)
+    prompts = once[: recipe.measure.heldout_prompts]
     measured, left_out = measure_server(server, prompts, recipe.measure, progress=progress)
     for reason in left_out:
         progress.note(f"left out: {reason}")
@@ -61,7 +63,8 @@ def measure_served_alone(run: RunFolder, recipe: Recipe, progress: Progress) -> 
     counts = PromptCounts(
         measured=measured.summary.conditions.heldout_prompts,
         bad_rows=len(heldout.bad),
-        beyond_heldout_prompts=len(heldout.prompts) - len(prompts),
+        beyond_heldout_prompts=len(once) - len(prompts),
+        heldout_repeated=len(heldout.prompts) - len(once) or None,
         heldout_hash=prompts_hash(prompts),
     )
     seeds = Seeds(measure=recipe.measure.seed)

@@ -16,7 +16,7 @@ from engine.chat.rendering import measurable, render
 from engine.config.schema import CaptureSpec, Recipe
 from engine.data.overlap import remove_overlap
 from engine.data.readers import read_prompts
-from engine.data.subsets import nested_subset, split_heldout
+from engine.data.subsets import distinct, nested_subset, split_heldout
 from engine.errors import DraftbenchError
 from engine.models.load import LoadedModel
 from engine.served.capture import plan_served
@@ -86,7 +86,7 @@ def split_prompts(recipe: Recipe, target: LoadedModel) -> PromptSplit:
         target.tokenizer, heldout.prompts, spec.max_prompt_tokens, target.context_tokens, measure.max_new_tokens
     )
     watched, measured = split_heldout(fit, recipe.train.eval_prompts, measure.heldout_prompts)
-    beyond_context = len(heldout.prompts) - len(fit)
+    beyond_context, repeated = len(heldout.prompts) - len(fit), len(fit) - len(distinct(fit))
     counts = {
         "train": len(training),
         "watched": len(watched),
@@ -96,6 +96,7 @@ def split_prompts(recipe: Recipe, target: LoadedModel) -> PromptSplit:
         "removed_as_too_long": len(kept) - len(short),
         "beyond_train_prompts": len(short) - len(training),
         **({"heldout_beyond_context": beyond_context} if beyond_context else {}),
+        **({"heldout_repeated": repeated} if repeated else {}),
     }
     if not training:
         raise DraftbenchError(
@@ -112,12 +113,14 @@ def _measured_only(recipe: Recipe, target: LoadedModel) -> PromptSplit:
     heldout = read_prompts(spec.heldout, skip_bad=spec.skip_bad, stored=True)
     tokens = measure.max_new_tokens if recipe.has_draft else measure.speed_tokens
     fit = measurable(target.tokenizer, heldout.prompts, spec.max_prompt_tokens, target.context_tokens, tokens)
-    measured = fit[: measure.heldout_prompts]
+    once = distinct(fit)
+    measured = once[: measure.heldout_prompts]
     counts = {
         "measured": len(measured),
         "bad_rows": len(heldout.bad),
         "heldout_beyond_context": len(heldout.prompts) - len(fit),
-        "beyond_heldout_prompts": len(fit) - len(measured),
+        "beyond_heldout_prompts": len(once) - len(measured),
+        **({"heldout_repeated": len(fit) - len(once)} if len(once) < len(fit) else {}),
     }
     if not measured:
         raise DraftbenchError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.catalogue import check_losses
-from engine.config.reading import load_recipe, map_paths
+from engine.config.reading import ELSEWHERE, load_recipe, map_paths
 from engine.config.schema import ModelSpec, Recipe
 from engine.errors import DraftbenchError
 from engine.models.assets import find_asset
@@ -45,7 +45,7 @@ def absolute_model(spec: ModelSpec, beside: Path) -> ModelSpec:
 def _absolute(name: str, beside: Path) -> str:
     if name.startswith("asset:"):
         find_asset(name.removeprefix("asset:"))
-    return name if name.startswith(("hub:", "asset:", "pack:")) else str(resolve_input(name, beside))
+    return name if name.startswith(ELSEWHERE) else str(resolve_input(name, beside))
 
 
 def _draft(name: str, beside: Path, home: Home) -> str:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from engine.config.reading import map_paths, parse_section, parse_settings, recipe_values
-from engine.config.section import Section, Values
+from engine.config.reading import parse_section, parse_settings, recipe_values, with_paths_beside
+from engine.config.section import Section
 from engine.errors import DraftbenchError, did_you_mean
 from engine.paths import resolve_input
 from engine.study.grid import Settings
@@ -25,7 +25,6 @@ PLAIN_AXES = {
     "queries": "prompts.train_prompts",
     "seed": "train.seed",
 }
-_FETCHED = ("hub:", "asset:", "pack:")
 
 Match = Literal["tokens", "steps"]
 
@@ -155,7 +154,7 @@ def _base(base: str | dict[str, Any], beside: Path) -> dict[str, Any]:
     if isinstance(base, dict):
         return base
     file = resolve_input(base, beside)
-    return _anchored(recipe_values(file), file.parent)
+    return with_paths_beside(recipe_values(file), file.parent)
 
 
 def _with_settings(spec: StudySpec, settings: Sequence[str]) -> StudySpec:
@@ -167,13 +166,3 @@ def _with_settings(spec: StudySpec, settings: Sequence[str]) -> StudySpec:
         else:
             common[key] = value
     return parse_section(StudySpec, {**spec.model_dump(mode="json"), "set": common, "name": name})
-
-
-def _anchored(values: Values, folder: Path) -> dict[str, Any]:
-    """A base recipe's values with the files that lie beside it as absolute paths."""
-
-    def absolute(path: str, kind: str) -> str:
-        beside = not path.startswith(_FETCHED) and (folder / path).exists()
-        return str((folder / path).resolve()) if beside else path
-
-    return map_paths(values, absolute)

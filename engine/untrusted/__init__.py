@@ -2,6 +2,7 @@
 
 regular_files  regular files of bounded size
 json_text      strict JSON
+python_text    lists and objects as Python prints them
 yaml_text      strict YAML
 visible        hidden and steering characters made visible
 time_limit     a time limit for Python code

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _MAX_LEVELS = 200
+NO_JSON = "is not valid JSON"  # how the reason begins where the text is none, whatever it says
 
 
 class Spoilt:
@@ -62,7 +63,7 @@ def loads_leniently(text: str | bytes) -> tuple[Any, list[Spoilt]]:
         value = json.loads(read, parse_int=integer, object_pairs_hook=members)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise ValueError(f"is not valid JSON: {error.msg.removesuffix(' at')} at {line}column {error.colno}") from None
+        raise ValueError(f"{NO_JSON}: {error.msg.removesuffix(' at')} at {line}column {error.colno}") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     return value, spoilt

@@ -266,6 +266,7 @@ def _show(report: dict[str, Any]) -> None:
     st.caption(f":material/check: {ui.text('; '.join(words))}")
     remarks_made = [remark for source in report["sources"] for remark in remarks(source)]
     remarks_made += [f"the model's chat template does not write {part}" for part in report.get("unwritten", ())]
+    remarks_made += [f"a mark of the model's chat template as text: {mark}" for mark in report.get("marks", ())]
     for remark in remarks_made:
         st.caption(f":material/info: {ui.text(remark)}")
     if report.get("too_long"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.chat.messages import BadRecordError, normal
 from engine.chat.prompt import Prompt, Tool
+from engine.config.section import LEAST_TEMPERATURE, temperature_fault
 from engine.errors import DraftbenchError
 from engine.untrusted import json_text
 from workbench.live.conversation import asked, asked_with, every_sample, parts, read_tools, sample, sample_of
@@ -113,12 +114,14 @@ def _number(name: str, text: str) -> float | None:
     except ValueError:
         return None
     low, high = LIMITS.get(name, _SEEDS)
-    return value if low <= value <= high else None
+    return value if low <= value <= high and not (name == "temperature" and temperature_fault(value)) else None
 
 
 def _between(name: str) -> str:
     """'a number from 1 to 16': the form's limits in words."""
     low, high = LIMITS.get(name, _SEEDS)
+    if name == "temperature":
+        return f"0 or a number from {LEAST_TEMPERATURE:g} to {high:g}"
     return f"a number from {low:g} to {high:g}" if name in LIMITS else "a whole number of at least 0"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from engine.catalogue import Proposals
 from engine.chat.prompt import Prompt
 from engine.config.defaults import DECODE
+from engine.config.section import temperature_fault
 from engine.decode.counts import Counts, count
 from engine.decode.events import EMITTED, Round, Token
 from engine.errors import DraftbenchError
@@ -66,6 +67,8 @@ class Ask:
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) <= high:
                 raise DraftbenchError(f"{name} is {getattr(self, name)}", "", f"use a value from {low} to {high}")
+        if fault := temperature_fault(self.temperature):
+            raise DraftbenchError(f"temperature is {self.temperature:g}", fault, "use 0, or another one such as 0.7")
         if self.proposals not in PROPOSALS:
             raise DraftbenchError(f"proposals is {self.proposals!r}", "", f"use one of {', '.join(PROPOSALS)}")
         if self.seed < 0:

@@ -30,6 +30,8 @@ def prompts(report: dict[str, Any]) -> None:
             console.paragraph(f"{source['path']}: {remark}")
     for part in report["unwritten"]:
         console.paragraph(f"the target's chat template does not write {part}")
+    for mark in report["marks"]:
+        console.paragraph(f"a mark of the target's chat template as text: {mark}")
     for bad in report["bad_rows"]:
         console.line(f"bad: {bad['file']}:{bad['line']}: {bad['reason']}")
 

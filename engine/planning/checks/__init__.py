@@ -3,10 +3,11 @@
 Vocabulary comes first, because a draft that means other tokens by the same ids wastes everything after it. Nothing is
 fetched, no weights are read, and no check raises.
 
-subject  the recipe that is checked, with its parts read once, and the result of a check
-models   target and draft: vocabulary, shapes, chat template, generation settings
-prompts  the prompts: reading, overlap, length
-machine  device, memory, disk and server
+subject   the recipe that is checked, with its parts read once, and the result of a check
+settings  the recipe itself: what it gives without effect
+models    target and draft: vocabulary, shapes, chat template, generation settings
+prompts   the prompts: reading, repeats, overlap, length
+machine   device, memory, disk and server
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from functools import partial
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError, first_line
 from engine.paths import Home
-from engine.planning.checks import machine, models, prompts
+from engine.planning.checks import machine, models, prompts, settings
 from engine.planning.checks.subject import Check, Finding, Subject, failed
 
 __all__ = ["Check", "checks"]
 
 CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "vocabulary": models.vocabulary,
+    "settings": settings.idle,
     "target": models.target,
     "draft": models.draft,
     "loss": models.loss,
@@ -52,7 +54,7 @@ def checks(home: Home, recipe: Recipe) -> list[Check]:
     without |= set() if recipe.capture.server is not None else {"server"}
     names = [name for name in CHECKS if name not in without]
     if recipe.times_server:  # nothing of a model is here
-        names = ["held-out prompts", "server"]
+        names = ["settings", "held-out prompts", "server"]
     return [_checked(name, subject) for name in names]
 
 

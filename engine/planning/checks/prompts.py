@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.chat.marks import marks_in
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import render
 from engine.chat.unwritten import unwritten
 from engine.data.columns import remarks
-from engine.data.subsets import nested_subset, split_heldout
+from engine.data.subsets import distinct, nested_subset, split_heldout
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
 
 _LONGEST = 2000  # prompts whose tokens are counted: the longest in characters
@@ -27,15 +28,21 @@ def source(subject: Subject, side: str) -> Finding:
             f"{message}, the first in {first.file}, row {first.line}: {first.reason}",
             "correct them, or set prompts.skip_bad to go on without them",
         )
+    once = distinct(read.prompts) if side == "heldout" else read.prompts
+    if repeats := len(read.prompts) - len(once):
+        message += f"; {repeats:,} repeat another one and are left out"
+    finding = warning if repeats else ok
     if not recipe.trains:
-        count = len(read.prompts[: recipe.measure.heldout_prompts])
-        return warning(message, "one prompt has no interval") if count < 2 else ok(f"{message}: {count} to measure on")
+        count = len(once[: recipe.measure.heldout_prompts])
+        if count < 2:
+            return warning(message, "one prompt has no interval")
+        return finding(f"{message}: {count} to measure on")
     if side == "heldout":
         watched, measured = split_heldout(read.prompts, recipe.train.eval_prompts, recipe.measure.heldout_prompts)
         message += f": {len(watched)} to choose the draft by, {len(measured)} to measure on"
-        return (
-            warning(message, f"with fewer than {_FEW} the intervals are wide") if len(measured) < _FEW else ok(message)
-        )
+        if len(measured) < _FEW:
+            return warning(message, f"with fewer than {_FEW} the intervals are wide")
+        return finding(message)
     if recipe.prompts.train_prompts:
         message += f", {recipe.prompts.train_prompts:,} of them to train on"
     return warning(message) if read.bad else ok(message)
@@ -90,13 +97,20 @@ def length(subject: Subject) -> Finding:
 
 
 def in_the_template(subject: Subject) -> Finding:
-    """Report what the target's chat template leaves out of the prompts: the target answers without it."""
+    """Report what the target's chat template leaves out of the prompts, and prompts that hold its marks as text."""
     if not subject.readable():
         return warning(_UNREADABLE)
     if unseen := subject.unseen(model=False, tokenizer=True):
         return unseen
     sides = ["heldout", "train"] if subject.recipe.trains else ["heldout"]
-    left_out = unwritten(subject.tokenizer, [prompt for side in sides for prompt in subject.prompts(side).prompts])
+    asked = [prompt for side in sides for prompt in subject.prompts(side).prompts]
+    left_out, marks = unwritten(subject.tokenizer, asked), marks_in(subject.tokenizer, asked)
+    if marks:
+        also = f"; it does not write {'; '.join(left_out.in_words())}" if left_out.parts else ""
+        return warning(
+            f"prompts hold marks of the template as text: {'; '.join(marks)}{also}",
+            "go on if they ask about the marks; a text that was rendered already is given as its messages instead",
+        )
     if not left_out.parts:
         return ok(f"everything in {left_out.looked_at:,} prompts is written")
     return warning(

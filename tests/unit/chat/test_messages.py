@@ -27,6 +27,7 @@ def as_text(value: object) -> str:
         {"name": "add", "arguments": '{"a": 1, "b": 2}'},
         {"name": "add", "parameters": {"a": 1, "b": 2}},
         {"type": "function", "name": "add", "arguments": '{"a": 1, "b": 2}'},
+        {"function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}},
         {"function": "add", "arguments": {"a": 1, "b": 2}},
     ],
 )
@@ -77,7 +78,7 @@ def test_a_message_in_normal_form_keeps_its_keys_their_order_and_their_values():
         {"content": "x", "role": "user", "weight": 0},
         {
             "role": "assistant",
-            "tool_calls": [{"function": {"arguments": {"unit": None}, "name": "f"}, "id": "1"}],
+            "tool_calls": [{"function": {"arguments": {"unit": None}, "name": "f"}, "id": "1", "type": "function"}],
             "content": "",
         },
     ]
@@ -126,6 +127,23 @@ def test_every_spelling_of_a_schema_has_one_normal_form(tool):
     expected = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     assert normal_tools([tool]) == (expected,)
     assert normal_tools(as_text([tool])) == (expected,)
+
+
+def test_null_says_nothing_in_a_schema_but_where_it_is_data():
+    unit = {"type": ["string", "null"], "enum": ["C", None], "default": None, "description": None}
+    tool = {"name": "f", "description": None, "parameters": {"properties": {"unit": unit, "at": None}}, "strict": None}
+    (made,) = normal_tools([{"type": "function", "function": tool, "cache": None}])
+    kept = {"type": ["string", "null"], "enum": ["C", None], "default": None}
+    assert made == {"type": "function", "function": {"name": "f", "parameters": {"properties": {"unit": kept}}}}
+
+
+def test_tools_that_no_recursion_could_walk_are_refused():
+    deep: dict[str, object] = {}
+    for _ in range(400):
+        deep = {"properties": deep}
+    for parameters in (deep, json.dumps(deep)):
+        with pytest.raises(BadRecordError, match="tool 1 is nested too deeply"):
+            normal_tools([{"name": "f", "parameters": parameters}])
 
 
 def test_a_server_gets_arguments_as_text_and_a_tools_answer_names_its_call():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from engine.chat.prompt import Prompt
 from engine.chat.unwritten import Unwritten, rewritten, unused, unwritten
 from tests.unit.chat.test_rendering import CHATML, HELLO, WEATHER, WITH_CALLS, WITH_TOOLS, make_tokenizer
@@ -69,6 +71,32 @@ def test_reasoning_and_text_beside_calls_that_are_dropped_on_purpose_are_said():
     assert unused(make_tokenizer(silent), talk(asked, calling, more)) == [
         "the text of message 2 (assistant) is not written"
     ]
+
+
+@pytest.mark.parametrize(
+    ("how", "parts"),
+    [
+        ("[:10]", ["end"]),
+        ("[-10:]", ["beginning"]),
+        ("[3:-3]", ["end", "beginning"]),
+        (" | truncate(12)", ["end"]),
+        ("[:5] + '...' + m['content'][-5:]", ["middle"]),
+        (" | trim", []),
+        (" | upper", []),
+    ],
+)
+def test_a_text_that_is_cut_is_said_to_be_and_not_to_have_another_form(how: str, parts: list[str]):
+    tokenizer = make_tokenizer(CHATML.replace("m['content']", f"(m['content']{how})"))
+    question = talk({"role": "user", "content": "  Hello there, who is it, and why so late in the day?\n"})
+    assert unused(tokenizer, question) == [
+        f"the {part} of the text of message 1 (user) is not written" for part in parts
+    ]
+    assert rewritten(tokenizer, question) == (
+        ["The text of message 1 (user) is written in another form."] if how == " | upper" else []
+    )
+    short = [talk({"role": "user", "content": f"Hello {n}"}) for n in range(200)]
+    counted = unwritten(tokenizer, [*short, question]).parts
+    assert {f"the {part} of the text of user messages" for part in parts} <= counted.keys(), "the longest is looked at"
 
 
 def test_a_set_of_prompts_counts_what_is_left_out_by_kind_and_role():

@@ -190,6 +190,15 @@ def test_piped_tables_are_not_cut_to_a_screen(finished_home: Path, draftbench: D
     assert any("tiny-" in line and "forward_kl" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"), [("1e-40", "a temperature is 0, which is greedy, or at least 0.001"), ("nan", "'--temperature'")]
+)
+def test_decode_refuses_a_temperature_before_it_loads_a_model(given: str, said: str, draftbench: Draftbench):
+    result = draftbench("decode", "--prompt", "hello", "--target", "nowhere", "--temperature", given)
+    assert result.code == 2
+    assert said in " ".join(result.err.split())
+
+
 def test_decode_in_a_pipe_prints_the_answer_alone(finished_home: Path, draftbench: Draftbench):
     arguments = ("decode", "--run", "latest", "--prompt", "hello", "--max-new-tokens", "8")
     document = draftbench(*arguments, "--json").json()

@@ -90,8 +90,10 @@ def test_a_second_run_reuses_the_captures_and_is_compared_pairwise(
 ):
     answers = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in home().captures.glob("*/answers.jsonl")}
     assert len(answers) == 3
-    second = draftbench("run", str(recipe), "--set", "train.loss=reverse_kl", "--json")
+    second = draftbench("run", str(recipe), "--set", "train.loss={name: reverse_kl, beta: 0.2}", "--json")
     assert second.code == 0, second.err
+    log = (RunFolder.open(home(), "latest").path / "log.txt").read_text(encoding="utf-8")
+    assert "settings without effect beside the others: train.loss.beta=0.2" in log
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in home().captures.glob("*/answers.jsonl")} == answers
     document = draftbench("compare", "latest~1", "latest", "--json").json()
     assert (document["a"], document["b"]) == (finished[1].json()["run"], second.json()["run"])

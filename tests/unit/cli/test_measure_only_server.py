@@ -88,5 +88,5 @@ def test_checks_and_estimate_look_at_no_model(prompts: Path, tmp_path: Path):
     with chat_server(counting()) as server:
         recipe = recipe_as_it_is(Home(tmp_path), server.base_url, [str(prompts)])
         found = checks(Home(tmp_path), recipe)
-    assert [(check.name, check.ok) for check in found] == [("held-out prompts", True), ("server", True)]
+    assert [(c.name, c.ok) for c in found] == [("settings", True), ("held-out prompts", True), ("server", True)]
     assert "takes to answer" in estimate(Home(tmp_path), recipe).seconds_unknown

@@ -9,10 +9,21 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.config.reading import apply_overrides, dump_recipe, load_recipe, parse_recipe, schema_rows, section_at
+from engine.config.reading import (
+    apply_overrides,
+    dump_recipe,
+    load_recipe,
+    load_section,
+    parse_recipe,
+    recipe_values,
+    schema_rows,
+    section_at,
+    value_at,
+)
 from engine.config.schema import LossTerm, Recipe, TrainSpec
 from engine.errors import DraftbenchError
 from engine.paths import resolve_input
+from engine.tune.recipe import TuneRecipe
 
 PROMPTS = {"train": "a.jsonl", "heldout": "b.jsonl"}
 
@@ -224,6 +235,45 @@ def test_a_recipe_is_laid_over_the_one_its_base_names(tmp_path: Path):
     assert made.tags == ["z"]
 
 
+@pytest.mark.parametrize(
+    ("base", "child", "key", "expected"),
+    [
+        ("target: hub:a/b", "target: {dtype: float32}", "target", {"model": "hub:a/b", "dtype": "float32"}),
+        ("target: {model: hub:a/b, dtype: float32}", "target: hub:c/d", "target", "hub:c/d"),
+        ("train: {loss: jsd}", "train: {loss: {beta: 0.1}}", "train.loss", {"name": "jsd", "beta": 0.1}),
+        ("train: {loss: [jsd]}", "train: {loss: {beta: 0.1}}", "train.loss", {"name": "jsd", "beta": 0.1}),
+        ("train: {loss: [jsd, sft]}", "train: {loss: {name: tvd}}", "train.loss", {"name": "tvd"}),
+        ("prompts: {train: a}", "prompts: {train: {limit: 3}}", "prompts.train", {"path": "a", "limit": 3}),
+    ],
+)
+def test_a_shorthand_in_a_base_is_what_it_stands_for(tmp_path: Path, base: str, child: str, key: str, expected: Any):
+    (tmp_path / "base.yaml").write_text(base)
+    (tmp_path / "child.yaml").write_text(f"base: base.yaml\n{child}")
+    assert value_at(recipe_values(tmp_path / "child.yaml"), key) == expected
+
+
+def test_a_shorthand_in_the_base_of_another_kind_of_recipe_is_what_it_stands_for(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text("name: a\ndata: {train: a.jsonl, heldout: b.jsonl}")
+    (tmp_path / "child.yaml").write_text("base: base.yaml\ndata: {train: {limit: 3}}")
+    made = load_section(TuneRecipe, tmp_path / "child.yaml", ["data.heldout.limit=4"])
+    assert [(s.path, s.limit) for s in (*made.data.train, *made.data.heldout)] == [("a.jsonl", 3), ("b.jsonl", 4)]
+
+
+def test_paths_of_a_base_count_from_its_own_folder(tmp_path: Path):
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    for name in ("a.jsonl", "b.jsonl", "deep/a.jsonl"):
+        (tmp_path / name).touch()
+    (deep / "base.yaml").write_text("prompts: {train: a.jsonl, heldout: [{path: b.jsonl}]}\ntarget: hub:a/b")
+    (tmp_path / "child.yaml").write_text("base: deep/base.yaml\nprompts: {domain: x}")
+    read = load_recipe(tmp_path / "child.yaml")
+    assert read.prompts.train[0].path == str(deep / "a.jsonl"), "both have one"
+    assert read.prompts.heldout[0].path == "b.jsonl", "looked for as ever"
+    assert read.target.model == "hub:a/b"
+    (tmp_path / "child.yaml").write_text("base: deep/base.yaml\nprompts: {train: a.jsonl}")
+    assert load_recipe(tmp_path / "child.yaml").prompts.train[0].path == "a.jsonl"
+
+
 def test_bases_in_a_circle_or_nowhere_are_refused(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("base: b.yaml")
     (tmp_path / "b.yaml").write_text("base: a.yaml")
@@ -324,6 +374,20 @@ def test_settings_that_undo_each_other_are_refused(settings: list[str]):
         apply_overrides({}, settings)
 
 
+def test_a_key_of_a_list_with_several_items_is_refused_with_the_whole_list():
+    values = {"train": {"loss": [{"name": "jsd", "beta": 0.1, "weight": 2}, "sft"]}}
+    with pytest.raises(DraftbenchError, match=r"train\.loss is a list of 2 items") as refused:
+        apply_overrides(values, ["train.loss.name=reverse_kl"])
+    assert "--set 'train.loss=[{name: jsd, beta: 0.1, weight: 2}, sft]'" in str(refused.value)
+    with pytest.raises(DraftbenchError, match=r"measure\.temperatures is a list of 2"):
+        apply_overrides({"measure": {"temperatures": [0, 1]}}, ["measure.temperatures.first=1"])
+
+
+def test_a_key_of_the_only_item_of_a_list_is_set_in_it():
+    made = apply_overrides({"train": {"loss": [{"name": "jsd", "weight": 2}]}}, ["train.loss.beta=0.1"])
+    assert made["train"]["loss"] == {"name": "jsd", "weight": 2, "beta": 0.1}
+
+
 @pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "~nobody-of-that-name/x", "caf\udce9.jsonl"])
 def test_a_path_that_cannot_be_is_an_error_in_words(path: str):
     with pytest.raises(DraftbenchError):
@@ -393,3 +457,25 @@ def test_a_batch_is_so_many_answers_or_so_many_tokens(train: dict[str, Any], bat
 def test_two_batch_sizes_or_none_are_refused(train: dict[str, Any], reason: str):
     with pytest.raises(ValueError, match=reason):
         TrainSpec.model_validate(train)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"capture": {"temperature": 1e-40}},
+        {"measure": {"temperatures": [0, 0.0009]}},
+        {"measure": {"speed_temperature": 1e-12}},
+        {"train": {"distill_temperature": 1e-40}},
+        {"train": {"on_policy": {"temperature": 1e-6}}},
+    ],
+)
+def test_a_temperature_that_rounding_would_decide_at_is_refused_and_stays_readable(sections: dict[str, Any]):
+    values = {"prompts": PROMPTS, **sections}
+    with pytest.raises(DraftbenchError, match=r"a temperature is 0, which is greedy, or at least 0\.001"):
+        parse_recipe(values)
+    assert parse_recipe(values, stored=True).name == "run"
+
+
+def test_the_least_temperature_and_greedy_are_taken():
+    made = recipe(measure={"temperatures": [0, 0.001]}, capture={"temperature": 0})
+    assert (made.measure.temperatures, made.capture.temperature) == ([0, 0.001], 0)

@@ -183,3 +183,14 @@ def test_a_held_out_query_in_an_earlier_turn_of_a_training_conversation_is_a_rep
     kept, removed = remove_overlap([talk, other], [heldout])
     assert [prompt.id for prompt in kept] == ["other"]
     assert [(repeat.prompt_id, repeat.repeats_id) for repeat in removed] == [("talk", "held")]
+
+
+@pytest.mark.parametrize("character", ["\u200b", "\ufeff", "\u00ad", "\u200d", "\u2063", "\U000e0041"])
+def test_characters_that_are_not_seen_hide_no_repeat(character: str):
+    question = "What does the mitochondrion do in a cell?"
+    hidden = character.join(question)
+    heldout, clear = [ask("h", question)], ask("c", "Name three bones")
+    kept, (repeat,) = remove_overlap([ask("t", hidden), clear], heldout)
+    assert (kept, repeat.prompt_id, repeat.kind) == ([clear], "t", "exact")
+    assert remove_overlap([ask("t", question)], [ask("h", hidden)])[1][0].kind == "exact"
+    assert remove_overlap([ask("t", character)], heldout)[1] == []

@@ -308,6 +308,7 @@ def test_a_key_for_another_machine_needs_permission(monkeypatch: pytest.MonkeyPa
     [
         ({"temperatures": ()}, "temperatures"),
         ({"temperatures": (-1.0,)}, "temperatures"),
+        ({"temperatures": (0.0, 1e-40)}, "temperatures"),
         ({"max_new_tokens": 1}, "answers of 1 tokens"),
         ({"base_url": "ftp://x"}, "base_url"),
         ({"base_url": "http://user:pass@x/v1"}, "must not hold a user"),

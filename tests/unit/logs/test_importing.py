@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -588,6 +589,23 @@ def of_time(value: Any) -> float:
 )
 def test_times_in_thousandths_and_in_words_are_one_order(value: Any):
     assert of_time(value) == 1735689600.0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("20260131", "2026-01-31"),
+        (20260131, "2026-01-31"),
+        (20260131.0, "2026-01-31"),
+        ("202601311230", "2026-01-31T12:30"),
+        (20260131123005, "2026-01-31T12:30:05"),
+        ("20260131T1230", "2026-01-31T12:30"),
+        ("20261331", "1970-08-23T12:08:51"),  # no month 13: a number of seconds, as 20260131.5 is
+        ("20260131.5", "1970-08-23T11:48:51.5"),
+    ],
+)
+def test_a_date_in_digits_alone_is_a_date(value: Any, expected: str):
+    assert of_time(value) == datetime.fromisoformat(f"{expected}+00:00").timestamp()
 
 
 @pytest.mark.parametrize("value", [float("inf"), "nan", "-inf", 10**400, "01/02/2025"])

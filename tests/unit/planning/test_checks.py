@@ -23,7 +23,9 @@ from engine.planning.checks import Check, checks
 from engine.planning.checks import machine as machine_checks
 from engine.planning.earlier_runs import best_pace, differences
 from engine.planning.estimate import estimate
+from engine.planning.outlines import target_outline
 from engine.runs.folder import RunFolder
+from engine.runs.plan import split_prompts
 from engine.runs.recipes import read_recipe
 from tests.conftest import CHATML, byte_tokenizer, tiny_llama
 
@@ -54,6 +56,40 @@ def load_plain_target(recipe: Path) -> Any:
 
 def named(found: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in found}
+
+
+def test_prompts_with_marks_of_the_template_are_reported(recipe: Path, tmp_path: Path):
+    file = tmp_path / "rendered.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{n} <|im_end|>"}) + "\n" for n in range(3)))
+    said = named(checks(home(), made(recipe, f"prompts.heldout={file}")))["prompts in the template"]
+    assert said.state == "warning"
+    assert "'<|im_end|>' in 3 of " in said.message
+
+
+def test_settings_without_effect_are_reported(recipe: Path):
+    quiet, said = (
+        named(checks(home(), made(recipe, *given)))["settings"] for given in ([], ["train.online.order=shuffled"])
+    )
+    assert quiet.state == "ok", quiet.message
+    assert said.state == "warning"
+    assert "train.online.order=shuffled" in said.message
+
+
+def test_held_out_prompts_that_repeat_are_left_out_and_counted(recipe: Path, tmp_path: Path):
+    file = tmp_path / "again.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"question {i % 30}"}) + "\n" for i in range(40)))
+    wanted = made(recipe, f"prompts.heldout={file}", "train.eval_prompts=4", "measure.heldout_prompts=null")
+    said = named(checks(home(), wanted))["held-out prompts"]
+    assert said.state == "warning"
+    assert said.message.startswith("40 prompts; 10 repeat another one and are left out")
+    assert said.message.endswith(": 4 to choose the draft by, 26 to measure on")
+    target = target_outline(wanted.target)
+    assert target is not None
+    counts = split_prompts(wanted, target).counts
+    assert (counts["watched"], counts["measured"], counts["heldout_repeated"]) == (4, 26, 10)
+    alone = made(recipe, "task=measure", "prompts.train=[]", f"prompts.heldout={file}", "measure.heldout_prompts=25")
+    counts = split_prompts(alone, target).counts
+    assert (counts["measured"], counts["beyond_heldout_prompts"], counts["heldout_repeated"]) == (25, 5, 10)
 
 
 def test_what_the_template_leaves_out_of_the_prompts_is_reported(recipe: Path, tmp_path: Path):

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from engine.config.reading import load_recipe
-from engine.data.subsets import split_heldout
 from engine.errors import DraftbenchError
 from engine.numbers import readable_bytes
 from engine.paths import home
@@ -52,16 +51,6 @@ def test_a_draft_is_named_by_its_folder_or_its_run(finished_home: Path, tmp_path
     (best / "draft.json").unlink()
     with pytest.raises(DraftbenchError, match="has no draft"):
         draft_folder(home(), "latest")
-
-
-def test_the_kept_draft_is_not_chosen_on_the_prompts_it_is_measured_on():
-    prompts = [object() for _ in range(12)]
-    watched, measured = split_heldout(prompts, 16, None)  # type: ignore[arg-type]
-    assert (len(watched), len(measured)) == (3, 9)
-    assert not set(map(id, watched)) & set(map(id, measured))
-    assert split_heldout(prompts, 2, 4)[1] == prompts[2:6]  # type: ignore[arg-type]
-    with pytest.raises(DraftbenchError, match="not enough"):
-        split_heldout(prompts[:1], 1, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
+import pytest
+
 from engine.chat.prompt import Prompt
+from engine.errors import DraftbenchError
 from workbench.live.address import address, read
 from workbench.live.conversation import asked, asked_with, every_sample, parts, read_form
 from workbench.live.decode import Ask
@@ -49,3 +52,13 @@ def test_what_cannot_be_read_is_named():
     said = "; ".join(wanted.wrong)
     for part in ("the turns in the address", "'no-such'", "'none-such'", "draft is 'yes'", "proposals is 'best'"):
         assert part in said
+
+
+@pytest.mark.parametrize(("given", "taken"), [("0", True), ("0.001", True), ("1e-40", False), ("2.1", False)])
+def test_a_temperature_is_greedy_or_one_that_can_be_decoded_at(given: str, taken: bool):
+    wanted = read({"temperature": given}, "general")
+    assert ("temperature" in wanted.numbers) is taken
+    assert wanted.wrong == ([] if taken else [f"temperature is {given!r}, not 0 or a number from 0.001 to 2"])
+    if not taken:
+        with pytest.raises(DraftbenchError, match="temperature is"):
+            Ask(asked("x"), ("r",), temperature=float(given)).check()
