@@ -22,6 +22,7 @@ lora         a draft's own adapter: its weights, merged and as PEFT keeps it
 tokenizer    the tokenizer of a target
 folder       a model folder, checked before it is built
 gguf         a GGUF file converted to a plain folder
+gguf_settings  settings in a GGUF header that Transformers does not read
 gguf_header  strict reading of a GGUF header
 tensor_file  a safetensors file written tensor by tensor
 assets       model files inside Python packages

@@ -1,0 +1,160 @@
+"""Settings of a GGUF file that Transformers does not read: set, known to be harmless, or refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from engine.errors import DraftbenchError
+from engine.models.gguf import gguf_as_folder
+from tests.conftest import byte_tokenizer, tiny_llama
+from tests.tiny_gguf import write_family, write_gguf
+
+pytestmark = pytest.mark.slow
+
+IDS = torch.arange(5, 29).unsqueeze(0)
+_SIZES = {
+    "vocab_size": 259,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+
+
+def built(name: str, **settings: Any) -> Any:
+    """A random model of a family, with weights large enough for every setting to show in the logits."""
+    torch.manual_seed(0)
+    kind = f"{name}TextConfig" if name == "Gemma3" else f"{name}Config"
+    config = getattr(transformers, kind)(**{**_SIZES, **settings})
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
+    return model
+
+
+def rope(part: float, theta: float = 10_000.0) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": part}
+
+
+_RMS, _NORM = {"attention.layer_norm_rms_epsilon": 1e-6}, {"attention.layer_norm_epsilon": 1e-5}
+_LENGTHS = {"attention.key_length": 16, "attention.value_length": 16}
+_GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "hidden_activation": "gelu_pytorch_tanh"}
+
+
+@pytest.mark.parametrize(
+    ("family", "own", "arch", "settings"),
+    [
+        (
+            "Gemma2",
+            {**_GEMMA, "final_logit_softcapping": 1.5, "attn_logit_softcapping": 2.0, "sliding_window": 4},
+            "gemma2",
+            {
+                **_RMS,
+                **_LENGTHS,
+                "attention.sliding_window": 4,
+                "final_logit_softcapping": 1.5,
+                "attn_logit_softcapping": 2.0,
+            },
+        ),
+        (
+            "Gemma2",  # the attention's scale
+            {**_GEMMA, "query_pre_attn_scalar": 4, "sliding_window": 4},
+            "gemma2",
+            {**_RMS, **_LENGTHS, "attention.sliding_window": 4, "attention.scale": 0.5},
+        ),
+        (
+            "Gemma3",
+            {
+                **_GEMMA,
+                "sliding_window": 4,
+                "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+                },
+            },
+            "gemma3",
+            {
+                **_RMS,
+                **_LENGTHS,
+                "attention.sliding_window": 4,
+                "attention.sliding_window_pattern": [False, True, True, False],
+                "rope.freq_base": 500.0,
+                "rope.freq_base_swa": 50.0,
+            },
+        ),
+        (
+            "Phi3",
+            {"vocab_size": 32_064, "rms_norm_eps": 1e-6, "sliding_window": 4, "rope_parameters": rope(0.5)},
+            "phi3",
+            {**_RMS, "attention.sliding_window": 4, "rope.dimension_count": 8, "rope.freq_base": 10_000.0},
+        ),
+        (
+            "StableLm",
+            {"rope_parameters": rope(0.5, 100.0), "use_parallel_residual": False},
+            "stablelm",
+            {**_NORM, "rope.dimension_count": 8, "rope.freq_base": 100.0, "use_parallel_residual": True},
+        ),
+        (
+            "Nemotron",
+            {"rope_parameters": rope(0.25), "norm_eps": 0.5, "head_dim": 16},
+            "nemotron",
+            {"attention.layer_norm_epsilon": 0.5, "rope.dimension_count": 4, "rope.freq_base": 10_000.0},
+        ),
+        (
+            "Starcoder2",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}, "sliding_window": None},
+            "starcoder2",
+            {**_NORM, "rope.freq_base": 100.0, "rope.scaling.finetuned": True},
+        ),
+        (
+            "Qwen3",
+            {"head_dim": 32, "rms_norm_eps": 1e-6},
+            "qwen3",
+            {**_RMS, "attention.key_length": 32, "attention.value_length": 32, "rope.freq_base": 10_000.0},
+        ),
+    ],
+)
+def test_a_setting_is_the_source_models(
+    tmp_path: Path, family: str, own: dict[str, Any], arch: str, settings: dict[str, Any]
+):
+    model = built(family, **own)
+    path = write_family(tmp_path / "a.gguf", model, arch, settings)
+    result = transformers.AutoModelForCausalLM.from_pretrained(gguf_as_folder(path)).eval()
+    expected = model(input_ids=IDS).logits.detach()
+    assert torch.allclose(result(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attn_logit_softcapping", 20.0),
+        ("attention.sliding_window", 4.0),
+        ("attention.value_length", 4.0),
+        ("attention.scale", 0.1),
+        ("rope.dimension_count_swa", 4.0),
+        ("expert_weights_scale", 2.0),
+        ("rope.scaling.type", "yarn"),
+        ("a_setting_of_tomorrow", 1.0),
+    ],
+)
+def test_a_setting_without_a_place_is_refused_by_its_name(tmp_path: Path, name: str, value: Any):
+    path = write_gguf(tmp_path / "a.gguf", tiny_llama(vocab=259), byte_tokenizer(), settings={f"llama.{name}": value})
+    with pytest.raises(DraftbenchError, match=rf"llama\.{name} is {value}"):
+        gguf_as_folder(path)
+
+
+@pytest.mark.parametrize("name", ["attn_logit_softcapping", "attention.sliding_window", "residual_scale"])
+def test_a_setting_that_says_none_is_harmless(tmp_path: Path, name: str):
+    path = write_gguf(tmp_path / "a.gguf", tiny_llama(vocab=259), byte_tokenizer(), settings={f"llama.{name}": 0.0})
+    assert (gguf_as_folder(path) / "config.json").is_file()
