@@ -15,6 +15,7 @@ from engine.decode.settings import DecodeSettings
 from engine.decode.speculative import speculative_decode
 from engine.decode.text import TextStream, text_of
 from engine.errors import DraftbenchError
+from engine.models.context import context_of, least_context
 from engine.models.draft import Draft
 from engine.models.load import LoadedModel
 from engine.numbers import number
@@ -92,12 +93,13 @@ def decode_prompt(
 ) -> PromptDecoding:
     """Render a prompt for its decoding. `draft_name` is what the report calls the draft.
 
-    Raises DraftbenchError if the target's context has no room for the answer.
+    Raises DraftbenchError if the context of the target, or of the draft, has no room for the answer.
     """
+    reads = None if draft is None else context_of(draft.model.config)
     ids = render(
         target.tokenizer,
         prompt,
-        context_tokens=target.context_tokens,
+        context_tokens=least_context(target.context_tokens, reads),
         max_new_tokens=settings.max_new_tokens,
         rows=target.input_rows,
     )

@@ -2,6 +2,7 @@
 
 locate       from a name to a folder on this disk
 load         from a specification to a loaded model
+context      how long a text a model can read, and a pair
 draft        the draft: its first weights and its files
 ends         embeddings and head, which a draft can share with its target
 masters      float32 masters of a model that trains in another dtype
