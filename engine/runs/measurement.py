@@ -133,7 +133,8 @@ def _untrained(session: Session, trained: Draft) -> Draft:
     A checkpoint as it came, since that is what a user would serve untrained; else the draft's own first weights with
     the ids it was trained with.
     """
-    draft, ids = untrained_draft(session.home, session.recipe, session.target), Head.of(trained.model).ids
+    draft = untrained_draft(session.home, session.recipe, session.target, begun=True)
+    ids = Head.of(trained.model).ids
     return draft if ids is None or session.recipe.draft.init == "checkpoint" else trim(draft, session.target, ids)
 
 

@@ -16,7 +16,7 @@ from engine.measure.decision import decide
 from engine.paths import Home
 from engine.records.provenance import Provenance
 from engine.records.summary import Summary
-from engine.runs.as_it_is import recipe_as_it_is, short_name
+from engine.runs.as_it_is import recipe_as_it_is, recipe_to_train, short_name
 from engine.runs.folder import RunFolder
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.unit.conftest import Draftbench, Result
@@ -45,6 +45,16 @@ def measure(draftbench: Draftbench, model: Path, prompts: Path, *more: str, **se
     wanted = TINY | {f"measure.{key}": value for key, value in settings.items()}
     sets = [part for key, value in wanted.items() for part in ("--set", f"{key}={value}")]
     return draftbench("measure-only", str(model), "--prompts", str(prompts), *sets, *more)
+
+
+@pytest.mark.parametrize(("card", "shares"), [({"share_embeddings": True}, True), ({}, False), (None, False)])
+def test_a_draft_to_train_keeps_the_embeddings_that_it_has(tmp_path: Path, card: dict[str, bool] | None, shares: bool):
+    if card is not None:
+        (tmp_path / "draft.json").write_text(json.dumps({"info": card}), encoding="utf-8")
+    made = recipe_to_train(
+        Home(tmp_path / "home"), "target", "train.jsonl", "held.jsonl", layers=4, ids=9, draft=str(tmp_path)
+    )
+    assert made.draft.share_embeddings == shares
 
 
 @pytest.mark.slow
