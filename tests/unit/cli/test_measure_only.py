@@ -48,12 +48,13 @@ def measure(draftbench: Draftbench, model: Path, prompts: Path, *more: str, **se
 
 
 @pytest.mark.parametrize(("card", "shares"), [({"share_embeddings": True}, True), ({}, False), (None, False)])
-def test_a_draft_to_train_keeps_the_embeddings_that_it_has(tmp_path: Path, card: dict[str, bool] | None, shares: bool):
+def test_a_draft_to_train_keeps_the_embeddings_that_it_has(
+    tmp_path: Path, prompts: Path, card: dict[str, bool] | None, shares: bool
+):
     if card is not None:
         (tmp_path / "draft.json").write_text(json.dumps({"info": card}), encoding="utf-8")
-    made = recipe_to_train(
-        Home(tmp_path / "home"), "target", "train.jsonl", "held.jsonl", layers=4, ids=9, draft=str(tmp_path)
-    )
+    named = {"train": str(prompts), "heldout": str(prompts), "draft": str(tmp_path)}
+    made = recipe_to_train(Home(tmp_path / "home"), str(tmp_path), layers=4, ids=9, **named)
     assert made.draft.share_embeddings == shares
 
 
