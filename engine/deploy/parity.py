@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.capture.store import AnsweredPrompt, Capture
+from engine.capture.answered import AnsweredPrompt
+from engine.capture.store import Capture
 from engine.catalogue import SERVERS, Proposals
 from engine.chat.rendering import conversation, render
 from engine.config.schema import Recipe
