@@ -5,6 +5,7 @@ prompt           a prompt, and the identity of a list of prompts
 rendering        a prompt as token ids, through the chat template
 template_date    pins the date that a template writes
 template_safety  refuses templates that do not end or take too much memory
+token_ids        a text as token ids
 turns            which ids end an answer
 unwritten        what a template leaves out of a prompt, or writes elsewhere
 """

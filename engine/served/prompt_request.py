@@ -19,6 +19,7 @@ from engine.chat.messages import BadRecordError, for_api, normal_call
 from engine.chat.prompt import Message, Prompt, Tool, ToolCall
 from engine.chat.rendering import conversation
 from engine.chat.template_date import apply_template
+from engine.chat.token_ids import token_ids
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
 from engine.logs.queries import reference_of
@@ -173,7 +174,7 @@ class PromptRequest:
         return self._ids_of(_without_surrogates(self._text(reply)))
 
     def _ids_of(self, text: str) -> list[int]:
-        return list(self.target.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return token_ids(self.target.tokenizer, text, "the server's answer")
 
     def _text(self, reply: Reply) -> str:
         """The text that the target wrote. Calls that the server parsed out of it are written as the template writes
