@@ -96,8 +96,11 @@ def _add_tokenizer(writer: Any, tokenizer: Any, vocab_size: int) -> None:
     writer.add_chat_template(tokenizer.chat_template)
 
 
-def write_family(path: Path, model: Any, arch: str, settings: dict[str, Any]) -> Path:
-    """Write a model of another family as llama.cpp has it, with `settings` of its architecture beside the sizes."""
+def write_family(path: Path, model: Any, arch: str, settings: dict[str, Any], layered: list[int] | None = None) -> Path:
+    """Write a model of another family as llama.cpp has it, with `settings` of its architecture beside the sizes.
+
+    `layered`: the key-value heads of each layer, where they differ.
+    """
     import gguf
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
@@ -109,7 +112,7 @@ def write_family(path: Path, model: Any, arch: str, settings: dict[str, Any]) ->
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_head_count_kv(layered or config.num_key_value_heads)
     for name, value in settings.items():
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         add.get(type(value), writer.add_array)(f"{arch}.{name}", value)
@@ -118,7 +121,8 @@ def write_family(path: Path, model: Any, arch: str, settings: dict[str, Any]) ->
     shift = float(arch in ("gemma2", "gemma3", "nemotron"))  # their norms are stored with 1 added
     for name, parameter in model.named_parameters():
         place = next(place for place, own in places.items() if own == name)
-        writer.add_tensor(place, (parameter.detach() + shift * ("norm.weight" in place)).contiguous().numpy())
+        value = parameter.detach() + shift * ("norm.weight" in place)
+        writer.add_tensor(place, (value.squeeze(1) if "shortconv.conv" in place else value).contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -135,6 +135,21 @@ def test_a_setting_is_the_source_models(
     assert torch.allclose(result(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
+def test_an_architecture_that_transformers_reads_whole_gets_its_settings_too(tmp_path: Path):
+    """Its table puts the epsilon into a field that LFM-2 does not have."""
+    kinds = ["conv", "full_attention", "conv", "full_attention"]
+    model = built("Lfm2", layer_types=kinds, block_auto_adjust_ff_dim=False, norm_eps=0.5, tie_word_embeddings=True)
+    settings = {
+        "attention.layer_norm_rms_epsilon": 0.5,
+        "shortconv.l_cache": 3,
+        "vocab_size": 259,
+        "rope.freq_base": 1e6,
+    }
+    path = write_family(tmp_path / "a.gguf", model, "lfm2", settings, layered=[0, 2, 0, 2])
+    result = transformers.AutoModelForCausalLM.from_pretrained(gguf_as_folder(path)).eval()
+    assert torch.equal(result(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
