@@ -21,7 +21,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "embedding_scale": (0, 1),
     "residual_scale": (0, 1),
     "expert_weights_scale": (0, 1),
-    "expert_gating_func": (0, 1),  # softmax
     "expert_count": (0,),
     "expert_used_count": (0,),
     "expert_shared_count": (0,),
@@ -53,6 +52,7 @@ _HARMLESS = {
     "rope.scaling.finetuned": "how it was trained",
     "rope.scaling.original_context_length": "of the scaling, which is looked at by its type",
 }
+_SOFTMAX, _SIGMOID = 1, 2  # of routers, in llama.cpp's numbers
 _EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
 _FIELDS = {
     "context_length": ("max_position_embeddings",),
@@ -79,7 +79,8 @@ def apply_settings(header: GgufHeader, config: Any) -> None:
     settings = {**header.values, **header.lists, **{key: None for key in header.lengths if key not in header.lists}}
     for key in sorted(key for key in settings if key.startswith(f"{arch}.")):
         name, value = key.removeprefix(f"{arch}."), settings[key]
-        if name not in known and not _take(config, name, value):
+        linear = settings.get(f"{arch}.rope.scaling.type") == "linear"
+        if name not in known and not _take(config, name, value, linear=linear):
             shown = "a list" if isinstance(value, tuple) or value is None else value
             raise ValueError(f"{key} is {shown}, which {type(config).__name__} cannot be given from GGUF")
     if "query_pre_attn_scalar" in config.to_dict() and not settings.get(f"{arch}.attention.scale"):
@@ -100,17 +101,23 @@ def _read_by_transformers(arch: str, config: Any) -> set[str]:
     return {key for key, field in table.items() if field in fields}
 
 
-def _take(config: Any, name: str, value: Any) -> bool:
-    """Whether a setting is in the configuration now, or changes nothing. None: a list too long to be one."""
+def _take(config: Any, name: str, value: Any, *, linear: bool) -> bool:
+    """Whether a setting is in the configuration now, or changes nothing. `value`: None for a list too long to be one.
+
+    `linear`: positions are stretched linearly, all by one factor.
+    """
     special: dict[str, Callable[[], bool]] = {
         "rope.freq_base": lambda: _set_theta(config, "full_attention", value),
         "rope.freq_base_swa": lambda: _set_theta(config, "sliding_attention", value),
+        "rope.scaling.type": lambda: linear,
+        "rope.scaling.factor": lambda: linear and _set_stretch(config, value),
         "rope.dimension_count": lambda: _set_rotary_width(config, "full_attention", value),
         "rope.dimension_count_swa": lambda: _set_rotary_width(config, "sliding_attention", value),
         "attention.key_length": lambda: _set_head_width(config, value),
         "attention.value_length": lambda: _same(value, _head_width(config)),
         "attention.key_length_swa": lambda: _same(value, _head_width(config, "sliding_attention")),
         "attention.value_length_swa": lambda: _same(value, _head_width(config, "sliding_attention")),
+        "expert_gating_func": lambda: value == (_SIGMOID if config.model_type == "minimax_m2" else _SOFTMAX),
         "attention.scale": lambda: _set_scale(config, value),
         "attention.sliding_window": lambda: _set_window(config, value),
         "attention.sliding_window_pattern": lambda: _set_pattern(config, value),
@@ -121,7 +128,8 @@ def _take(config: Any, name: str, value: Any) -> bool:
         return not isinstance(value, tuple)
     if name in special:
         return special[name]()
-    return _set(config, _FIELDS.get(name, ()), value)
+    # a family without a limit, by ALiBi or a state, has no field for a context
+    return _set(config, _FIELDS.get(name, ()), value) or name == "context_length"
 
 
 def _has(config: Any, field: str) -> bool:
@@ -133,9 +141,21 @@ def _set(config: Any, fields: tuple[str, ...], value: Any) -> bool:
     field = next((field for field in fields if _has(config, field)), None)
     if field is None:
         return False
-    if not _same(getattr(config, field), value):
+    if not _same(_value(config, field), value):
         setattr(config, field, value)
     return True
+
+
+def _value(config: Any, field: str) -> Any:
+    """Out of the dictionary where it is there: some settings of Gemma 4 may not be read as attributes."""
+    values = config.to_dict()
+    return values[field] if field in values else getattr(config, field, None)
+
+
+def _per_layer(config: Any) -> dict[str, Any]:
+    """What differs in some layers (Gemma 4: the width of the heads)."""
+    layers: dict[str, Any] = config.to_dict().get("per_layer_config") or {}
+    return layers
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -163,16 +183,25 @@ def _set_theta(config: Any, kind: str, value: Any) -> bool:
     return True
 
 
+def _set_stretch(config: Any, factor: Any) -> bool:
+    """Of Gemma 3's layers llama.cpp stretches those that are not local, as Google's configuration does."""
+    rope = _rope(config, "full_attention")
+    if rope is None or rope.get("rope_type", "default") != "default":
+        return False
+    rope |= {"rope_type": "linear", "factor": factor}
+    return True
+
+
 def _head_width(config: Any, kind: str = "full_attention") -> int:
-    wide = getattr(config, "global_head_dim", None) if kind == "full_attention" else None
-    own = wide or getattr(config, "head_dim", None)
+    others = _per_layer(config).values() if kind == "full_attention" else ()
+    own = max((layer.get("head_dim", 0) for layer in others), default=0) or _value(config, "head_dim")
     return int(own or config.hidden_size // config.num_attention_heads)
 
 
 def _set_head_width(config: Any, value: Any) -> bool:
     if _same(value, _head_width(config)):
         return True
-    return not _has(config, "global_head_dim") and _set(config, ("head_dim",), int(value))
+    return not _per_layer(config) and _set(config, ("head_dim",), int(value))
 
 
 def _set_rotary_width(config: Any, kind: str, value: Any) -> bool:
@@ -209,4 +238,7 @@ def _set_pattern(config: Any, value: Any) -> bool:
     if not _has(config, "layer_types") or (isinstance(value, tuple) and len(value) != count) or not value:
         return False
     local = [bool(x) for x in value] if isinstance(value, tuple) else [(i + 1) % int(value) > 0 for i in range(count)]
-    return _set(config, ("layer_types",), ["sliding_attention" if is_local else "full_attention" for is_local in local])
+    kinds = ["sliding_attention" if is_local else "full_attention" for is_local in local]
+    if _per_layer(config) and kinds != config.layer_types:
+        return False  # made for other layers
+    return _set(config, ("layer_types",), kinds)

@@ -11,6 +11,8 @@ import transformers
 
 from engine.errors import DraftbenchError
 from engine.models.gguf import gguf_as_folder
+from engine.models.gguf_header import GgufHeader
+from engine.models.gguf_settings import apply_settings
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_gguf import write_family, write_gguf
 
@@ -79,7 +81,7 @@ _GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "hidden_activation": "gel
                 "sliding_window": 4,
                 "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
                 "rope_parameters": {
-                    "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+                    "full_attention": {"rope_type": "linear", "rope_theta": 500.0, "factor": 8.0},
                     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
                 },
             },
@@ -91,6 +93,8 @@ _GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "hidden_activation": "gel
                 "attention.sliding_window_pattern": [False, True, True, False],
                 "rope.freq_base": 500.0,
                 "rope.freq_base_swa": 50.0,
+                "rope.scaling.type": "linear",
+                "rope.scaling.factor": 8.0,
             },
         ),
         (
@@ -133,6 +137,40 @@ def test_a_setting_is_the_source_models(
     result = transformers.AutoModelForCausalLM.from_pretrained(gguf_as_folder(path)).eval()
     expected = model(input_ids=IDS).logits.detach()
     assert torch.allclose(result(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+_HEADS = {"attention.key_length": 128, "attention.value_length": 128}
+_GEMMA4 = {"attention.key_length": 512, "attention.value_length": 512, "attention.key_length_swa": 256}
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings", "config", "changed"),
+    [
+        ("gpt2", {"context_length": 512, "feed_forward_length": 3072}, "GPT2", {"n_positions": 512}),
+        ("bloom", {"context_length": 2048, "feed_forward_length": 4096}, "Bloom", {}),
+        ("mamba", {"context_length": 1 << 20, "feed_forward_length": 0, "attention.head_count": 0}, "Mamba", {}),
+        ("falcon", {"attention.layer_norm_epsilon": 0.5}, "Falcon", {"layer_norm_epsilon": 0.5}),
+        ("qwen3moe", {"expert_weights_norm": True}, "Qwen3Moe", {"norm_topk_prob": True}),
+        ("phi3", {"rope.dimension_count": 96, "attention.sliding_window": 2047}, "Phi3", {"sliding_window": 2047}),
+        ("minimax-m2", {**_HEADS, "expert_gating_func": 2}, "MiniMaxM2", {}),
+        ("gemma4", {**_GEMMA4, "final_logit_softcapping": 30.0}, "Gemma4Text", {"final_logit_softcapping": 30.0}),
+        ("gpt-oss", {"rope.scaling.type": "yarn"}, "GptOss", "gpt-oss.rope.scaling.type is yarn"),
+        ("minimax-m2", {"expert_gating_func": 1}, "MiniMaxM2", "expert_gating_func is 1"),
+        ("gemma4", {"attention.key_length_swa": 128}, "Gemma4Text", "key_length_swa is 128"),
+        ("llama", {"expert_count": 8}, "Llama", "llama.expert_count is 8"),
+    ],
+)
+def test_settings_of_released_files(arch: str, settings: dict[str, Any], config: str, changed: Any):
+    values = {"general.architecture": arch, **{f"{arch}.{name}": value for name, value in settings.items()}}
+    header, made = GgufHeader(Path("x"), values, {}, {}, ()), getattr(transformers, f"{config}Config")()
+    before = made.to_dict()
+    if isinstance(changed, str):
+        with pytest.raises(ValueError, match=changed):
+            apply_settings(header, made)
+        return
+    apply_settings(header, made)
+    after = made.to_dict()
+    assert {name: after[name] for name in before if after[name] != before[name]} == changed
 
 
 def test_an_architecture_that_transformers_reads_whole_gets_its_settings_too(tmp_path: Path):
