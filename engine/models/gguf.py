@@ -81,7 +81,8 @@ def _convert(path: Path, folder: Path) -> None:
     try:
         with boundary(
             f"{path} could not be read as a GGUF model",
-            "check that the file is whole and of an architecture that Transformers reads from GGUF",
+            "check that the file is whole and of an architecture that Transformers reads from GGUF, or use "
+            "the model that it was made from",
         ):
             _write_model(header, temporary)
         shutil.rmtree(folder, ignore_errors=True)

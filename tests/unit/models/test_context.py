@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
 
-from engine.config.schema import DraftSpec
+from engine.capture.plan import plan_capture
+from engine.config.schema import CaptureSpec, DraftSpec
 from engine.decode.one_prompt import decode_prompt, question
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.errors import DraftbenchError
 from engine.models.context import context_of, least_context, refuse_beyond_draft
 from engine.models.draft import initialise_draft
+from engine.models.head import text_config
 from tests.conftest import tiny_llama
+from tests.tiny_families import SEEING, random_model, small_config
 from tests.tiny_pair import as_draft, loaded
 
 
@@ -34,6 +38,16 @@ from tests.tiny_pair import as_draft, loaded
 def test_a_configuration_says_how_much_its_model_reads(config: Any, tokens: int | None):
     assert context_of(config) == tokens
     assert context_of(config.to_dict()) == tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Gemma-3 with eyes", "Gemma-4 with eyes", "Llama-4 with eyes"])
+def test_a_target_that_sees_reads_as_much_as_its_text_part(tmp_path: Path, name: str):
+    kind, settings = SEEING[name]
+    target = loaded(random_model(small_config(kind, **settings)))
+    assert target.context_tokens == text_config(target.model).max_position_embeddings
+    with pytest.raises(DraftbenchError, match=f"at most {target.context_tokens - 8} fit"):
+        plan_capture(tmp_path, target, [question("long " * target.context_tokens)], CaptureSpec(max_new_tokens=8))
 
 
 def test_a_pair_reads_what_both_can():
