@@ -15,7 +15,7 @@ from engine.decode.settings import DecodeSettings
 from engine.decode.speculative import speculative_decode
 from engine.decode.text import TextStream, text_of
 from engine.errors import DraftbenchError
-from engine.models.context import context_of, least_context
+from engine.models.context import refuse_beyond_draft
 from engine.models.draft import Draft
 from engine.models.load import LoadedModel
 from engine.numbers import number
@@ -95,12 +95,13 @@ def decode_prompt(
 
     Raises DraftbenchError if the context of the target, or of the draft, has no room for the answer.
     """
-    reads = None if draft is None else context_of(draft.model.config)
     ids = render(
         target.tokenizer,
         prompt,
-        context_tokens=least_context(target.context_tokens, reads),
+        context_tokens=target.context_tokens,
         max_new_tokens=settings.max_new_tokens,
         rows=target.input_rows,
     )
+    if draft is not None:
+        refuse_beyond_draft(draft.model, [(prompt.id, len(ids) + settings.max_new_tokens)])
     return PromptDecoding(target, draft, draft_name, ids, settings)

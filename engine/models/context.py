@@ -52,9 +52,9 @@ def refuse_beyond_draft(draft: Any, texts: Iterable[tuple[str, int]]) -> None:
     long = [(tokens, name) for name, tokens in lengths if tokens > limit]
     if long:
         tokens, name = max(long)
+        share = f" ({len(long):,} of {len(lengths):,} prompts are too long)" if len(lengths) > 1 else ""
         raise DraftbenchError(
-            f"prompt {name!r} and its answer may have {tokens:,} tokens, and the draft reads {limit:,} at most "
-            f"({len(long):,} of {len(lengths):,} prompts are too long)",
+            f"prompt {name!r} and its answer may have {tokens:,} tokens, and the draft reads {limit:,} at most{share}",
             "beyond its context a draft proposes noise, or fails",
             "lower max_new_tokens, set prompts.max_prompt_tokens, take the held-out ones out, or use a draft that "
             "reads as much as its target",
