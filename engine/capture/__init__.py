@@ -3,6 +3,7 @@
 plan      what a capture will hold and where, known before the target runs
 generate  the target answers many prompts in continuous batches
 answer    what a target wrote to a prompt
+answered  the answers of a finished capture, compared with what was written
 rows      a batch whose rows are given to the next prompts in place
 steps     what forward passes write, copied to the host meanwhile
 batch_size  how many rows fit into memory

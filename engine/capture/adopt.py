@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from engine.capture.answer import Answer
+from engine.capture.answered import is_complete
 from engine.fileio import read_json, read_lines
 
 SHARDS = "shards"  # in a capture's folder: parts of it that are being made (engine.capture.shards)
@@ -35,7 +36,7 @@ def answers_elsewhere(folder: Path, spec: Mapping[str, Any], wanted: Mapping[str
     for beside in _others(folder, spec) if indices else ():
         with contextlib.suppress(FileNotFoundError):  # shards are removed once they are joined
             for line in read_lines(beside / "answers.jsonl"):
-                index = indices.get(line["id"])
+                index = indices.get(line["id"]) if is_complete(line) else None
                 if index is None or line["prompt_ids"] != list(wanted[line["id"]]):
                     continue
                 raw = _bytes_at(beside / "signal.bin", line["offset"], stride * len(line["token_ids"]))

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from engine.capture.store import AnsweredPrompt, Capture
+from engine.capture.answered import AnsweredPrompt
+from engine.capture.store import Capture
 
 _GPU_WIDTHS = 64  # positions between two widths of a batch on a GPU
 

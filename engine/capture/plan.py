@@ -56,6 +56,12 @@ class CapturePlan:
         return len(self.prompts) * int(self.spec["max_new_tokens"])
 
     @property
+    def texts(self) -> list[tuple[str, int]]:
+        """Each prompt's id, and how many tokens it and its answer may have."""
+        most = int(self.spec["max_new_tokens"])
+        return [(prompt.id, len(ids) + most) for prompt, ids in zip(self.prompts, self.prompt_ids, strict=True)]
+
+    @property
     def most_bytes(self) -> int:
         return self.most_tokens * self.signal.bytes_per_token
 

@@ -16,7 +16,7 @@ from engine.capture.steps import Steps
 from engine.decode.device import on_device
 from engine.decode.row_by_row import RowByRow
 from engine.decode.runner import AnyRunner, runner_for
-from engine.decode.sampling import Sampling, Uniforms, next_ids
+from engine.decode.sampling import NOT_NUMBERS, Sampling, Uniforms, are_numbers, next_ids, not_numbers
 
 _STEPS = 32  # forward passes whose results lie together in host memory
 _DRAWS = 64  # uniform draws of a row that are made and moved at once
@@ -231,12 +231,16 @@ class Rows:
         drawn = next_ids(logits[:, : self.task.vocab], self.task.sampling, uniforms)
         own_ids = self._runner.head.ids
         ids = drawn if own_ids is None else own_ids[drawn]
-        wait = steps.add(ids, self.task.signal.encode(hidden, logits))
+        # what cannot be chosen from is known on the host with the ids, which are copied anyway
+        known = ids.masked_fill(~are_numbers(logits[:, : self.task.vocab]), NOT_NUMBERS)
+        wait = steps.add(known, self.task.signal.encode(hidden, logits))
         self._passes.append(_Pass(slots, steps, steps.used - 1, wait))
         return ids
 
     def _read(self, slot: _Slot, token: int) -> Iterator[Answer]:
-        """Add a token to an answer; yields the answer if it ends."""
+        """Add a token to an answer; yields the answer if it ends. Raises DraftbenchError if it was no choice."""
+        if token == NOT_NUMBERS:
+            raise not_numbers(self.task.model, self.task.names[slot.index], len(slot.token_ids))
         slot.token_ids.append(token)
         if token in self.task.stop_ids:
             yield slot.answer("stop")

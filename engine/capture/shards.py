@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from engine.capture.adopt import SHARDS, as_signal
 from engine.capture.answer import Answer
+from engine.capture.answered import is_complete
 from engine.capture.plan import DONE, CapturePlan
 from engine.capture.store import Capture, GrowingCapture, completed, exclusive, refuse_if_too_large, size_on_disk
 from engine.errors import DraftbenchError
@@ -214,7 +215,7 @@ def _line_places(path: Path) -> dict[str, int]:
     with open(path, "rb") as file:
         for raw in file:
             line = json_object(raw)
-            if line is not None:
+            if line is not None and is_complete(line):
                 places[line["id"]] = begin
             begin += len(raw)
     return places

@@ -19,16 +19,15 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
 from engine.capture.adopt import SHARDS, answers_elsewhere
 from engine.capture.answer import Answer
+from engine.capture.answered import AnsweredPrompt, SignalFile, answered, is_complete, read_answers
 from engine.capture.batch_size import most_rows
 from engine.capture.plan import CapturePlan
 from engine.capture.signal import SignalFormat
@@ -45,20 +44,8 @@ from engine.records.capture import CaptureCounts, LastSession, ServedAnswers
 SMALLER = "out of memory: the target answers {rows} prompts at a time from here on"
 
 
-@dataclass(frozen=True)
-class AnsweredPrompt:
-    """One answered prompt: the prompt's ids, the target's tokens and how the answer ended."""
-
-    prompt_id: str
-    group: str
-    prompt_ids: list[int]
-    token_ids: list[int]
-    finish_reason: str
-    offset: int  # of its signal in signal.bin, bytes
-
-
 class Capture:
-    """A finished capture, open for reading. The signal is mapped, not loaded."""
+    """A finished capture, open for reading: as it was written, or refused. The signal is mapped, not loaded."""
 
     def __init__(self, folder: Path, signal: SignalFormat) -> None:
         self.folder, self.format = folder, signal
@@ -70,12 +57,8 @@ class Capture:
         self.counts = counts.model_copy(update={"address": folder.name})
         spec = read_json(folder / "spec.json") if (folder / "spec.json").exists() else {}
         self.greedy = spec.get("temperature") == 0  # then each token written was the target's choice
-        self.answers = sorted(_answers(folder), key=lambda answer: answer.prompt_id)
-        path = folder / "signal.bin"
-        stride = signal.bytes_per_token
-        self._raw = (
-            np.memmap(path, dtype=np.uint8, mode="r") if stride and path.stat().st_size else np.zeros(0, np.uint8)
-        )
+        self.answers = read_answers(folder, counts)
+        self._raw = SignalFile(folder, signal.bytes_per_token, self.answers)
 
     @property
     def address(self) -> str:
@@ -88,9 +71,8 @@ class Capture:
 
     def raw_signal(self, answer: AnsweredPrompt) -> torch.Tensor:
         """[token, bytes_per_token] uint8, copied out of the map."""
-        stride = self.format.bytes_per_token
-        end = answer.offset + stride * len(answer.token_ids)
-        return torch.from_numpy(np.array(self._raw[answer.offset : end])).view(len(answer.token_ids), stride)
+        count, stride = len(answer.token_ids), self.format.bytes_per_token
+        return self._raw.read(answer.offset, answer.offset + stride * count).view(count, stride)
 
     @property
     def positions(self) -> int:
@@ -100,7 +82,7 @@ class Capture:
     def raw_positions(self, part: slice) -> torch.Tensor:
         """[position, bytes_per_token] uint8 of a range of positions in the order on disk, copied out of the map."""
         stride = self.format.bytes_per_token
-        return torch.from_numpy(np.array(self._raw[part.start * stride : part.stop * stride])).view(-1, stride)
+        return self._raw.read(part.start * stride, part.stop * stride)
 
     def places(self, answer: AnsweredPrompt) -> torch.Tensor:
         """[token] int64: the number of each of the answer's positions in signal.bin; 0 without a signal."""
@@ -260,7 +242,7 @@ class GrowingCapture:
         folder, seconds = self.plan.folder, time.monotonic() - self._began
         (folder / "signal.bin").touch()
         prompts, tokens, stopped = 0, 0, 0
-        for answer in map(_answer, read_lines(folder / "answers.jsonl")):
+        for answer in map(answered, read_lines(folder / "answers.jsonl")):
             prompts, tokens = prompts + 1, tokens + len(answer.token_ids)
             stopped += answer.finish_reason == "stop"
         counts = CaptureCounts(
@@ -303,6 +285,9 @@ def _recover(plan: CapturePlan, *, in_order: bool) -> tuple[set[str], int]:
     good, end, is_whole = set[str](), 0, True
     with open(path, "rb") as signal:
         for line in read_lines(answers_file):
+            is_whole = is_complete(line)
+            if not is_whole:
+                break
             raw = signal.read(plan.signal.bytes_per_token * len(line["token_ids"]))
             is_next = not in_order or (len(good) < len(plan.prompts) and line["id"] == plan.prompts[len(good)].id)
             is_whole = is_next and line["offset"] == end and zlib.crc32(raw) == line["crc32"]
@@ -318,16 +303,6 @@ def _recover(plan: CapturePlan, *, in_order: bool) -> tuple[set[str], int]:
         kept.replace(answers_file) if good else answers_file.unlink()
     os.truncate(path, end)
     return good, end
-
-
-def _answers(folder: Path) -> list[AnsweredPrompt]:
-    return [_answer(line) for line in read_lines(folder / "answers.jsonl")]
-
-
-def _answer(line: Mapping[str, Any]) -> AnsweredPrompt:
-    return AnsweredPrompt(
-        line["id"], line["group"], line["prompt_ids"], line["token_ids"], line["finish_reason"], line["offset"]
-    )
 
 
 def refuse_if_too_large(plan: CapturePlan, missing: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.chat.prompt import Message, Prompt, Tool
 from engine.chat.template_date import apply_template, check_steady
+from engine.chat.token_ids import token_ids
 from engine.chat.turns import turns_of
 from engine.errors import Cancelled, DraftbenchError, first_line
 from engine.fileio import content_hash
@@ -42,13 +43,13 @@ def render(
 
     Tools are given to the template or, if it ignores them, put into the system message by `tools_as_system`. Special
     tokens in a message become special tokens, as in vLLM and Transformers by default. Raises DraftbenchError if the
-    tokenizer has no chat template, the template refuses the prompt or drops a tool call, the ids do not begin with
-    exactly one beginning-of-sequence token where the tokenizer uses one, an id is beyond the target's `rows` of
-    embeddings (None: unknown), or an answer of `max_new_tokens` would not fit after the prompt into `context_tokens`
-    (None: no limit).
+    tokenizer has no chat template or no token for a part of the text, the template refuses the prompt or drops a tool
+    call, the ids do not begin with exactly one beginning-of-sequence token where the tokenizer uses one, an id is
+    beyond the target's `rows` of embeddings (None: unknown), or an answer of `max_new_tokens` would not fit after the
+    prompt into `context_tokens` (None: no limit).
     """
     # The template has written the special tokens, so none are added.
-    ids = list(tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=False)["input_ids"])
+    ids = token_ids(tokenizer, prompt_text(tokenizer, prompt), f"prompt {prompt.id!r}")
     check_rows(tokenizer, prompt, ids, rows)
     _check_beginning(tokenizer, prompt, ids)
     _check_length(prompt, len(ids), context_tokens, max_new_tokens)

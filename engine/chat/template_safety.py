@@ -53,6 +53,8 @@ def check_template(tokenizer: Any, name: str) -> None:
     template = tokenizer.chat_template
     if not template:
         return
+    if isinstance(template, dict) and "default" not in template:
+        raise _refused(name, f"its templates are named {', '.join(sorted(template))}, and none is 'default'")
     texts = list(template.values()) if isinstance(template, dict) else [template]
     for text in texts:
         if not isinstance(text, str):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.chat.template_date import apply_template
+from engine.chat.token_ids import token_ids
 from engine.errors import DraftbenchError, boundary
 
 _ANSWER, _NEXT = "draftbench answer", "draftbench question"
@@ -220,7 +221,7 @@ def _after_answer(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **more: An
 
 
 def _split(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+    return token_ids(tokenizer, text, "what the chat template writes after an answer") if text else []
 
 
 def _ids(named: Any) -> list[int]:

@@ -195,7 +195,8 @@ class DraftSpec(Section):
     share_embeddings: bool = Field(
         True,
         title="Use the target's embeddings",
-        description="the draft uses the target's embeddings and output head, frozen; they are not stored again",
+        description="the draft uses the target's embeddings and output head, frozen; they are not stored again. A "
+        "checkpoint must have the same; false keeps its own",
     )
     lora: Annotated[DraftLoraSpec | None, Mark(used=_is_adapted)] = Field(
         None,

@@ -7,11 +7,11 @@ nothing is drawn; tests hold them to the same verdicts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from engine.decode.sampling import draw, overlap, residual
+from engine.decode.sampling import NOT_NUMBERS, are_numbers, draw, overlap, residual
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,14 @@ def judge_greedy_rows(choices: torch.Tensor, proposed: torch.Tensor, gammas: tor
     next_tokens = choices.gather(1, accepted.unsqueeze(1)).squeeze(1)
     ones = torch.ones(len(choices), device=choices.device)
     return Verdicts(accepted, next_tokens, same, torch.ones_like(same), same, ones, torch.zeros_like(ones))
+
+
+def marked(verdicts: Verdicts, logits: torch.Tensor) -> Verdicts:
+    """The verdicts with a mark in place of a token, where the logits that decided were no numbers: it travels with what
+    the host waits for anyway. logits: [row, gamma + 1, vocab]."""
+    read = torch.arange(logits.shape[1], device=logits.device) <= verdicts.accepted.unsqueeze(1)
+    unusable = (read & ~are_numbers(logits)).any(-1)
+    return replace(verdicts, next_tokens=verdicts.next_tokens.masked_fill(unusable, NOT_NUMBERS))
 
 
 def kept_before_refusal(

@@ -15,6 +15,7 @@ from engine.decode.settings import DecodeSettings
 from engine.decode.speculative import speculative_decode
 from engine.decode.text import TextStream, text_of
 from engine.errors import DraftbenchError
+from engine.models.context import refuse_beyond_draft
 from engine.models.draft import Draft
 from engine.models.load import LoadedModel
 from engine.numbers import number
@@ -92,7 +93,7 @@ def decode_prompt(
 ) -> PromptDecoding:
     """Render a prompt for its decoding. `draft_name` is what the report calls the draft.
 
-    Raises DraftbenchError if the target's context has no room for the answer.
+    Raises DraftbenchError if the context of the target, or of the draft, has no room for the answer.
     """
     ids = render(
         target.tokenizer,
@@ -101,4 +102,6 @@ def decode_prompt(
         max_new_tokens=settings.max_new_tokens,
         rows=target.input_rows,
     )
+    if draft is not None:
+        refuse_beyond_draft(draft.model, [(prompt.id, len(ids) + settings.max_new_tokens)])
     return PromptDecoding(target, draft, draft_name, ids, settings)

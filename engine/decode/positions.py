@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from engine.errors import DraftbenchError
+from engine.models.context import context_of, least_context
 from engine.models.head import body, text_config
 
 
@@ -24,11 +25,11 @@ def rotary_limit(model: Any) -> int | None:
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     limits = [
-        kind.get("original_max_position_embeddings") or config.max_position_embeddings
+        kind.get("original_max_position_embeddings") or context_of(config)
         for kind in kinds
         if kind.get("rope_type") in ("dynamic", "longrope")
     ]
-    return min(limits, default=None)
+    return least_context(*limits)
 
 
 def refuse_beyond(limit: int | None, tokens: int, model: Any) -> None:

@@ -11,11 +11,15 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from engine.errors import DraftbenchError
+
+NOT_NUMBERS = -1  # in place of an id that was decided by logits with NaN or infinity
 _BLOCK = 256  # ids looked at or summed at once when choosing
 _BELOW_ONE = 1 - 2**-53  # the largest float64 below one
 
@@ -108,13 +112,14 @@ def draw(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     The total is taken from the cumulative sum itself, so rounding cannot run past the end, and a
     token of probability zero is never drawn. The sum is inverted in two steps, first over blocks of
     ids and then inside one, because only sums of float64 and no row of it need be written.
+    Of NaN some id is drawn: see `are_numbers`.
     """
     wide = probs.cpu() if probs.device.type == "mps" else probs  # which knows no float64
     blocks = _blocks(wide)
     block, left = _invert(blocks.sum(-1, dtype=torch.float64), uniforms.to(wide.device, torch.float64))
     index = block[..., None, None].expand(*block.shape, 1, blocks.shape[-1])
     inside, _ = _invert(blocks.gather(-2, index).squeeze(-2).double(), left)
-    return (block * blocks.shape[-1] + inside).to(probs.device)
+    return (block * blocks.shape[-1] + inside).clamp_max(probs.shape[-1] - 1).to(probs.device)
 
 
 def _blocks(probs: torch.Tensor) -> torch.Tensor:
@@ -132,10 +137,26 @@ def _invert(masses: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor,
     cumulative = masses.cumsum(-1)
     # the product may round up to the total itself, after which nothing lies
     threshold = torch.minimum(uniforms * cumulative[..., -1], cumulative[..., -1] * _BELOW_ONE).unsqueeze(-1)
-    index = torch.searchsorted(cumulative, threshold, right=True)
+    # limited, since NaN would point past the end
+    index = torch.searchsorted(cumulative, threshold, right=True).clamp_max(masses.shape[-1] - 1)
     mass = masses.gather(-1, index)
     into = threshold - (cumulative.gather(-1, index) - mass)
     return index.squeeze(-1), (into / mass).clamp(0, _BELOW_ONE).squeeze(-1)
+
+
+def are_numbers(logits: torch.Tensor) -> torch.Tensor:
+    """Whether logits can be chosen from: [..., vocab] -> [...], bool. A NaN anywhere is also their maximum."""
+    return logits.amax(-1).isfinite()
+
+
+def not_numbers(model: Any, name: str, tokens: int) -> DraftbenchError:
+    """The refusal of logits that are no numbers, after `tokens` of the answer to the prompt of that name."""
+    prompt = f" for prompt {name!r}" if name else ""
+    return DraftbenchError(
+        f"the logits of {type(model).__name__} are not numbers{prompt}, after {tokens:,} tokens of the answer",
+        "its weights are damaged, or its values are too large for the dtype; nothing can be chosen from them",
+        "fetch the model again, or set target.dtype: float32",
+    )
 
 
 def next_ids(logits: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from engine.decode.positions import rotary_limit
 from engine.decode.row_by_row import RowByRow
 from engine.decode.slot_runner import SlotRunner
 from engine.errors import DraftbenchError, first_line
+from engine.models.context import context_of
 from engine.models.head import Head, body, text_config
 from engine.models.quantised import is_packed
 from engine.models.team import mirrored
@@ -176,7 +177,7 @@ def _farther(model: Any) -> int | None:
     width: int = (
         2 * getattr(config, "hidden_size", 1024) * getattr(config, "num_hidden_layers", 32) * model.dtype.itemsize
     )
-    ends = [rotary_limit(model), getattr(config, "max_position_embeddings", None)]
+    ends = [rotary_limit(model), context_of(config)]
     room = min([end for end in ends if end], default=2**30) - _TEXT - _LONGER
     wanted = min(room, max((value + _TEXT for value in named), default=0))
     if wanted * width > _MOST_FARTHER_BYTES:

@@ -28,7 +28,8 @@ from engine.decode.step_graphs import (
     rounded_slots,
     taken_over,
 )
-from engine.models.head import Head, body, readable, refuse_unknown, text_config
+from engine.models.context import context_of
+from engine.models.head import Head, body, readable, refuse_unknown
 from engine.models.placement import is_spread
 from engine.models.team import is_split, mirrored
 
@@ -47,7 +48,7 @@ class SlotRunner:
         self._limit = rotary_limit(model)
         self._takes_positions = takes_positions(model)
         self._reads_what_it_writes = _reads_what_it_writes(model)
-        self._positions = getattr(text_config(model), "max_position_embeddings", None) or sys.maxsize
+        self._positions = context_of(model.config) or sys.maxsize
         self.graphs: StepGraphs | None = None
         if _recordable(model) if recorded is None else recorded:
             left = taken_over(model)

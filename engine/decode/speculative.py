@@ -17,16 +17,26 @@ from typing import Any
 
 import torch
 
-from engine.decode.acceptance_rule import Verdicts, judge_greedy_rows, judge_rows
+from engine.decode.acceptance_rule import Verdicts, judge_greedy_rows, judge_rows, marked
 from engine.decode.device import Stopwatch, on_device, to_host
 from engine.decode.events import Alternative, Fate, Round, Token
 from engine.decode.runner import AnyRunner, runner_for
-from engine.decode.sampling import Sampling, Uniforms, distribution, draw, likeliest, one_hot
+from engine.decode.sampling import (
+    NOT_NUMBERS,
+    Sampling,
+    Uniforms,
+    distribution,
+    draw,
+    likeliest,
+    not_numbers,
+    one_hot,
+)
 from engine.decode.settings import DecodeSettings
 from engine.models.vocabulary import align_logits, spread
 
 Observe = Callable[[int, torch.Tensor], None]
 """Called with a row's number and the target's last hidden states at the round's emitted tokens: [emitted, width]."""
+
 
 _SPARE_SLOTS = 16  # a block near the limit may be longer than what its row has room for
 
@@ -37,6 +47,7 @@ class _Row:
 
     number: int
     ids: list[int]  # the prompt, and what was emitted
+    name: str = ""
     emitted: int = 0
     rounds: int = 0
 
@@ -88,7 +99,8 @@ def speculative_decode(
     yielded.
     """
     uniforms = Uniforms(settings.seed, list(names or map(str, range(len(prompts)))))
-    rows = [_Row(i, list(ids)) for i, ids in enumerate(prompts) if settings.max_new_tokens > 0]
+    known = list(names or [""] * len(prompts))
+    rows = [_Row(i, list(ids), known[i]) for i, ids in enumerate(prompts) if settings.max_new_tokens > 0]
     longest = max(map(len, prompts), default=0) + settings.max_new_tokens + _SPARE_SLOTS
     target_runner = runner_for(target, slots=longest)
     draft_runner = None if draft is None else runner_for(draft, is_draft=True, slots=longest)
@@ -126,7 +138,7 @@ def _rounds(
         watch.mark()
         deciding = _deciding(draws, gammas)
         probs, verdicts = _verdicts(logits, proposal, deciding, gammas, sampling)
-        judged = _judged(rows, gammas, deciding, to_host(proposal.ids, *verdicts.columns()), settings)
+        judged = _judged(target, rows, gammas, deciding, to_host(proposal.ids, *verdicts.columns()), settings)
         if gamma:
             # The target has read the whole proposal and keeps what it accepted. The draft has not read the last token,
             # and gives back one more: it begins every round by reading two tokens, so that no round is ragged.
@@ -248,14 +260,16 @@ def _verdicts(
     """p [row, gamma + 1, vocab], None at temperature 0, and the verdicts on all rows. logits: as p."""
     own = on_device(torch.tensor(gammas), logits.device)
     if sampling.greedy:
-        return None, judge_greedy_rows(likeliest(logits), proposal.ids, own)
+        return None, marked(judge_greedy_rows(likeliest(logits), proposal.ids, own), logits)
     probs = distribution(logits, sampling)
-    return probs, judge_rows(
+    verdicts = judge_rows(
         probs, proposal.draft_probs(probs.shape[-1]), proposal.ids, on_device(deciding, logits.device), own
     )
+    return probs, marked(verdicts, logits)
 
 
 def _judged(
+    target: Any,
     rows: Sequence[_Row],
     gammas: Sequence[int],
     deciding: torch.Tensor,
@@ -265,22 +279,29 @@ def _judged(
     """Write down each row's round. columns: what was proposed, and those of `Verdicts`, each [row, any]."""
     uniforms = deciding.numpy().tolist()
     return [
-        _judged_row(row, gamma, uniforms[place], [column[place] for column in columns], settings)
+        _judged_row(target, row, gamma, uniforms[place], [column[place] for column in columns], settings)
         for place, (row, gamma) in enumerate(zip(rows, gammas, strict=True))
     ]
 
 
 def _judged_row(
-    row: _Row, gamma: int, uniforms: Sequence[float], columns: Sequence[Sequence[Any]], settings: DecodeSettings
+    target: Any,
+    row: _Row,
+    gamma: int,
+    uniforms: Sequence[float],
+    columns: Sequence[Sequence[Any]],
+    settings: DecodeSettings,
 ) -> _Judged:
     """Write down the verdict on the row's first `gamma` proposed tokens, whatever the others have room for.
 
     An end-of-sequence token among the accepted ends the answer there: what follows in the block is discarded and no
-    token is drawn after it.
+    token is drawn after it. Raises DraftbenchError if the target's logits were no numbers.
     """
     ids, (kept,), (next_token,), p, q, overlaps, (next_p,), (next_q,) = columns
     refused = kept < gamma
     stop_at = next((i for i in range(kept) if ids[i] in settings.stop_ids), None)
+    if next_token == NOT_NUMBERS and stop_at is None:
+        raise not_numbers(target, row.name, row.emitted + kept)
     accepted = kept if stop_at is None else stop_at + 1
     examined = accepted + (1 if refused and stop_at is None else 0)
     tokens = []

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.capture.store import AnsweredPrompt, Capture
+from engine.capture.answered import AnsweredPrompt
+from engine.capture.store import Capture
 from engine.catalogue import SERVERS, Proposals
 from engine.chat.rendering import conversation, render
 from engine.config.schema import Recipe
@@ -34,6 +35,7 @@ from engine.errors import DraftbenchError
 from engine.export.check_text import CheckText, text_at_hand
 from engine.export.for_server import Wishes, check_plan, plan
 from engine.fileio import read_json
+from engine.models.context import refuse_beyond_draft
 from engine.models.draft import load_draft
 from engine.models.load import LoadedModel
 from engine.paths import Home
@@ -89,6 +91,7 @@ def parity(home: Home, run: RunFolder, server_name: str, options: ParityOptions,
     text, captures = _captured(home, run, recipe, target, options.prompts, progress)
     walk = Walk(gamma, recipe.measure.max_new_tokens - gamma, server.rule)
     answers = {t: _answers_of(made, text, options.prompts) for t, made in captures.items()}
+    refuse_beyond_draft(draft.model, [(a.prompt_id, len(a.prompt_ids) + walk.limit) for a in answers[min(answers)]])
     cases = [
         Case(t, rule, answers[t], predicted(draft, target, captures[t], answers[t], t, rule, walk))
         for rule in rules

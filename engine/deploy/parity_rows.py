@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.capture.store import AnsweredPrompt
+from engine.capture.answered import AnsweredPrompt
 from engine.catalogue import Proposals
 from engine.deploy.parity_bench import totals_of
 from engine.deploy.parity_texts import Walk, drawn_from_target, hits, parted

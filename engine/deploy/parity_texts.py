@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.capture.store import AnsweredPrompt, Capture
+from engine.capture.answered import AnsweredPrompt
+from engine.capture.store import Capture
 from engine.catalogue import Proposals
 from engine.decode.sampling import Sampling
 from engine.deploy.server_rounds import ServerRule

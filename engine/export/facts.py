@@ -13,6 +13,7 @@ from engine.export.gguf_file import unfit_for_gguf
 from engine.export.gguf_tokenizer import tokenizer_fields
 from engine.fileio import read_object
 from engine.models.adapter import CONFIG as ADAPTER_CONFIG
+from engine.models.context import context_of
 from engine.models.draft import read_card
 from engine.models.folder import SETTINGS_BYTES, read_config
 from engine.models.load import load_tokenizer, resolve_device, resolve_dtype
@@ -154,7 +155,7 @@ def _facts(name: str, config: Any, tokenizer: Any, spec: ModelSpec, dtype: str, 
         adds_bos=bool(around) and around[0] == tokenizer.bos_token_id,
         adds_eos=bool(around) and around[-1] == tokenizer.eos_token_id,
         merges=_merges(tokenizer),
-        context_tokens=getattr(text, "max_position_embeddings", None),
+        context_tokens=context_of(config),
         dtype=dtype,
         heads=int(getattr(text, "num_attention_heads", 1) or 1),
         kv_heads=_whole(getattr(text, "num_key_value_heads", None)),

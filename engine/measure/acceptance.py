@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from engine.capture.answered import AnsweredPrompt
 from engine.capture.batches import collate, sequence_tokens
 from engine.capture.grouping import FORWARD_TOKENS, group_by_length
 from engine.capture.signal import ExactSignal
-from engine.capture.store import AnsweredPrompt, Capture
+from engine.capture.store import Capture
 from engine.decode.sampling import Sampling, distribution, overlap
 from engine.errors import DraftbenchError
 from engine.models.head import Head, chunk_size, hidden_states

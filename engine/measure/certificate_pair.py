@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from scipy import special
 
-from engine.capture.store import AnsweredPrompt
+from engine.capture.answered import AnsweredPrompt
 from engine.catalogue import Proposals
 from engine.decode import acceptance_rule
 from engine.decode.device import on_device

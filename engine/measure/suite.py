@@ -18,7 +18,8 @@ from typing import Any
 
 import pandas as pd
 
-from engine.capture.store import AnsweredPrompt, Capture
+from engine.capture.answered import AnsweredPrompt
+from engine.capture.store import Capture
 from engine.catalogue import Proposals
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.config.schema import MeasureSpec

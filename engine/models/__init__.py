@@ -2,6 +2,7 @@
 
 locate       from a name to a folder on this disk
 load         from a specification to a loaded model
+context      how long a text a model can read, and a pair
 draft        the draft: its first weights and its files
 ends         embeddings and head, which a draft can share with its target
 masters      float32 masters of a model that trains in another dtype
@@ -22,6 +23,7 @@ lora         a draft's own adapter: its weights, merged and as PEFT keeps it
 tokenizer    the tokenizer of a target
 folder       a model folder, checked before it is built
 gguf         a GGUF file converted to a plain folder
+gguf_settings  settings in a GGUF header that Transformers does not read
 gguf_header  strict reading of a GGUF header
 tensor_file  a safetensors file written tensor by tensor
 assets       model files inside Python packages

@@ -25,6 +25,7 @@ from engine.models.ends import (
     copy_shared,
     cut_head,
     mark_trainable,
+    refuse_other_ends,
     share,
     shared_modules,
 )
@@ -95,11 +96,14 @@ class Draft:
     lora: Lora | None = None
 
 
-def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpoint: Path | None = None) -> Draft:
+def initialise_draft(
+    target: LoadedModel, spec: DraftSpec, *, seed: int, checkpoint: Path | None = None, begun: bool = False
+) -> Draft:
     """Create a float32 draft on `target.draft_device`, with its trainable parameters marked.
 
     `checkpoint` is the folder of a draft of this project. If `spec.checkpoint` names another model, that model is
-    loaded and its vocabulary compared with the target's.
+    loaded and its vocabulary compared with the target's. Raises DraftbenchError for a checkpoint whose own embeddings
+    or head the target's would replace, unless a run has `begun` with it so, as earlier versions let it.
     """
     if checkpoint is not None:
         loaded = load_draft(checkpoint, target, dtype=torch.float32)
@@ -117,6 +121,8 @@ def initialise_draft(target: LoadedModel, spec: DraftSpec, *, seed: int, checkpo
         lora=None,  # of a checkpoint with an adapter: it is merged, and trained on as a plain draft
     )
     if spec.share_embeddings:
+        if spec.init == "checkpoint" and not draft.info.share_embeddings and not begun:
+            refuse_other_ends(draft.model, target.model)
         copy_shared(draft.model, target.model)
     mark_trainable(draft.model, spec.share_embeddings)
     return Draft(draft.model, info)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -30,7 +31,24 @@ def embeddings_hash(weights: Iterable[torch.Tensor]) -> str:
 
 def stored_embeddings_hash(folder: Path) -> str | None:
     """The `embeddings_hash` of a model on disk, without loading the rest; None if its tensors have other names."""
-    tied = read_object(folder / "config.json").get("tie_word_embeddings", False)
+    stored = _stored_ends(folder, read_object(folder / "config.json"))
+    return embeddings_hash(stored) if stored else None
+
+
+def stored_ends(folder: Path, config: Mapping[str, Any] | None = None) -> tuple[str, str] | None:
+    """Hashes of a stored model's embeddings and of its head; None if its tensors have other names.
+
+    `config`: its settings, if they are not in `config.json`.
+    """
+    settings = read_object(folder / "config.json") if config is None else config
+    stored = _stored_ends(folder, settings)
+    if len(stored) < (1 if settings.get("tie_word_embeddings") else 2):
+        return None
+    return embeddings_hash(stored[:1]), embeddings_hash(stored[-1:])
+
+
+def _stored_ends(folder: Path, settings: Mapping[str, Any]) -> list[torch.Tensor]:
+    tied = settings.get("tie_word_embeddings", False)
     kinds = (_INPUT,) if tied else (_INPUT, _OUTPUT)
     weights: dict[tuple[str, ...], torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -39,7 +57,7 @@ def stored_embeddings_hash(folder: Path) -> str | None:
                 for kind in kinds:
                     if name.endswith(kind):
                         weights[kind] = tensors.get_tensor(name)
-    return embeddings_hash([weights[kind] for kind in kinds if kind in weights]) if _INPUT in weights else None
+    return [weights[kind] for kind in kinds if kind in weights] if _INPUT in weights else []
 
 
 def touches_embeddings(adapter: Path) -> bool:

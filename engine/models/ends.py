@@ -51,6 +51,31 @@ def check_shared(draft_model: Any, target_model: Any) -> None:
             )
 
 
+@torch.no_grad()
+def refuse_other_ends(draft_model: Any, target_model: Any) -> None:
+    """Raise DraftbenchError unless the draft's embeddings and head have the target's values, which would replace them.
+
+    Compared as bfloat16, like `engine.models.embeddings`: a model has the same embeddings in every dtype.
+    """
+    check_shared(draft_model, target_model)
+    for own, source in zip(shared_modules(draft_model), shared_modules(target_model), strict=True):
+        is_input = own is draft_model.get_input_embeddings()
+        rows = slice(None) if is_input else _head_rows(draft_model)
+        theirs = source.weight[_on(rows, source.weight)].to(own.weight.device, torch.bfloat16)
+        other = int((own.weight.to(torch.bfloat16) != theirs).any(dim=1).sum())
+        if other:
+            raise other_ends("embeddings" if is_input else "output rows", f"{other:,} of {len(theirs):,} rows differ")
+
+
+def other_ends(part: str, why: str) -> DraftbenchError:
+    """The refusal of a checkpoint whose embeddings or head would be replaced by others."""
+    return DraftbenchError(
+        f"the {part} of the checkpoint differ from the target's: {why}",
+        "draft.share_embeddings, which is the default, would replace what its layers were trained with",
+        "set draft.share_embeddings: false, which keeps the checkpoint's own",
+    )
+
+
 def _head_rows(draft_model: Any) -> Any:
     """The rows of its target's head that a draft has: some ids, or all."""
     ids = getattr(draft_model, DRAFT_IDS, None)

@@ -21,13 +21,15 @@ from filelock import FileLock
 from engine.errors import boundary
 from engine.fileio import content_hash, disk_errors, json_object, write_json
 from engine.models.gguf_header import GgufHeader, GgufTensor, parts_of, read_whole
+from engine.models.gguf_settings import apply_settings
 from engine.models.hashes import remembered_sha256, sha256_now
 from engine.models.tensor_file import TensorFile, TensorPlan
 from engine.paths import cache_dir
 
 # Goes up with every change to the conversion, so that older folders are not used.
 # 2: earlier conversions could contain random numbers where the file lacked tensors.
-_VERSION = 2
+# 3: and could lack settings that Transformers does not read, such as a window or a softcap.
+_VERSION = 3
 _FLOAT32, _FLOAT16, _BFLOAT16 = 0, 1, 30
 _HALVES = {_FLOAT16: torch.float16, _BFLOAT16: torch.bfloat16}
 _WHOLE_MODEL = ("qwen35", "qwen35moe", "lfm2")  # architectures that Transformers reads lazily, by other tables
@@ -79,7 +81,8 @@ def _convert(path: Path, folder: Path) -> None:
     try:
         with boundary(
             f"{path} could not be read as a GGUF model",
-            "check that the file is whole and of an architecture that Transformers reads from GGUF",
+            "check that the file is whole and of an architecture that Transformers reads from GGUF, or use "
+            "the model that it was made from",
         ):
             _write_model(header, temporary)
         shutil.rmtree(folder, ignore_errors=True)
@@ -98,9 +101,9 @@ def _write_model(header: GgufHeader, folder: Path) -> None:
         source: dict[str, Any] = {"pretrained_model_name_or_path": alone, "gguf_file": "model.gguf"}
         config = AutoConfig.from_pretrained(**source)
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        _check_settings(header)
+        apply_settings(header, config)
         if header.architecture in _WHOLE_MODEL:
-            model = _write_whole(header, source, folder)
+            model = _write_whole(header, config, source, folder)
         else:
             config.tie_word_embeddings = all(tensor.name != "output.weight" for tensor in header.tensors)
             model = _write_by_tensor(header, config, folder)
@@ -108,23 +111,6 @@ def _write_model(header: GgufHeader, folder: Path) -> None:
         tokenizer.init_kwargs["local_files_only"] = False
     tokenizer.save_pretrained(folder)
     _write_settings(model, folder)
-
-
-def _check_settings(header: GgufHeader) -> None:
-    """Refuse settings that change the model's numbers and that Transformers does not read into its configuration."""
-    arch, values = header.architecture, header.values
-    odd = {
-        "rope.scaling.type": ("none", ""),
-        "rope.scaling.factor": (0, 1),
-        "logit_scale": (0, 1),
-        "embedding_scale": (0, 1),
-        "residual_scale": (0, 1),
-        "attention.scale": (0,),
-    }
-    for name, neutral in odd.items():
-        value = values.get(f"{arch}.{name}")
-        if value is not None and value not in neutral and arch not in _WHOLE_MODEL:
-            raise ValueError(f"{arch}.{name} is {value}, which Transformers does not read from GGUF")
 
 
 def _write_by_tensor(header: GgufHeader, config: Any, folder: Path) -> Any:
@@ -250,7 +236,7 @@ def _llama3_stretch(rule: dict[str, Any], width: int) -> torch.Tensor:
     return stretch
 
 
-def _write_whole(header: GgufHeader, source: dict[str, Any], folder: Path) -> Any:
+def _write_whole(header: GgufHeader, config: Any, source: dict[str, Any], folder: Path) -> Any:
     """Convert an architecture whose tensors Transformers itself reads one at a time, and check its report."""
     from transformers import AutoModelForCausalLM
 
@@ -260,7 +246,7 @@ def _write_whole(header: GgufHeader, source: dict[str, Any], folder: Path) -> An
         dtype = torch.float32
     if len({tensor.file for tensor in header.tensors}) > 1:
         raise ValueError(f"a split file of {header.architecture} must be joined with `gguf-split --merge` first")
-    model, report = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, output_loading_info=True)
+    model, report = AutoModelForCausalLM.from_pretrained(**source, config=config, dtype=dtype, output_loading_info=True)
     wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *(k[0] for k in report["mismatched_keys"])})
     if wrong:
         raise ValueError(f"{len(wrong)} of its tensors are missing or fit nothing, such as {wrong[0]}")

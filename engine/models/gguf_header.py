@@ -21,6 +21,7 @@ _MAX_KEYS, _MAX_TENSORS, _MAX_DIMENSIONS = 4_096, 200_000, 4
 _MAX_NAME_BYTES, _MAX_TEXT_BYTES = 65_535, 4_000_000
 _MAX_ELEMENTS = 1_500_000  # of all lists: a vocabulary of 262,144 with its scores, types and merges has 1.3 million
 _MAX_OTHERS = 100_000  # of a list that is not the tokenizer's; the library needs 20 s and 0.5 GB for a million
+_MAX_SHORT = 4_096  # of a list with a value per layer
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -40,11 +41,15 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The header of a file: `values` has its single values, `lengths` the number of elements of its lists."""
+    """The header of a file: `values` has its single values, `lengths` the number of elements of its lists.
+
+    `lists` has the elements of short lists of numbers.
+    """
 
     path: Path
     values: dict[str, Any]
     lengths: dict[str, int]
+    lists: dict[str, tuple[Any, ...]]
     tensors: tuple[GgufTensor, ...]
 
     @property
@@ -102,7 +107,7 @@ def read_whole(path: Path) -> GgufHeader:
     if declared is not None and declared != len(tensors):
         raise _refused(path, f"its header counts {declared} tensors and its parts hold {len(tensors)}")
     _check_layers(path, first, names)
-    return GgufHeader(path, first.values, first.lengths, tensors)
+    return GgufHeader(path, first.values, first.lengths, first.lists, tensors)
 
 
 def _check_layers(path: Path, header: GgufHeader, names: set[str]) -> None:
@@ -131,6 +136,7 @@ class _Reader:
 
     def __init__(self, path: Path, blob: mmap.mmap) -> None:
         self.path, self.blob, self.place, self.elements = path, blob, 0, 0
+        self.lists: dict[str, tuple[Any, ...]] = {}
 
     def header(self) -> GgufHeader:
         if self.take(4) != b"GGUF":
@@ -150,7 +156,7 @@ class _Reader:
         if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
             raise ValueError(f"its alignment is {alignment!r}, not a power of two")
         start = -(-self.place // alignment) * alignment
-        return GgufHeader(self.path, values, lengths, self.placed(entries, start, alignment))
+        return GgufHeader(self.path, values, lengths, self.lists, self.placed(entries, start, alignment))
 
     def take(self, count: int) -> bytes:
         if count > len(self.blob) - self.place:
@@ -197,7 +203,9 @@ class _Reader:
             for _ in range(count):
                 self.text(_MAX_TEXT_BYTES)
         elif kind in _SCALARS:
-            self.take(count * struct.calcsize("<" + _SCALARS[kind]))
+            raw = self.take(count * struct.calcsize("<" + _SCALARS[kind]))
+            if count <= _MAX_SHORT:
+                self.lists[key] = struct.unpack(f"<{count}{_SCALARS[kind]}", raw)
         else:
             raise ValueError(f"a list in its header has elements of the unknown type {kind}")
         return int(count)

@@ -17,6 +17,7 @@ from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import content_hash
 from engine.models.adapter import merge_adapter
+from engine.models.context import context_of
 from engine.models.embeddings import embeddings_hash
 from engine.models.folder import FIX, Settings, check_settings, check_size, outline, read_config
 from engine.models.fused_linears import fuse_linears
@@ -102,7 +103,7 @@ class LoadedModel:
     @property
     def context_tokens(self) -> int | None:
         """The longest sequence that the model supports; None if its configuration does not say."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return context_of(self.model.config)
 
     @property
     def turns(self) -> Turns:
@@ -166,9 +167,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
 
 def context_tokens(spec: ModelSpec) -> int | None:
     """`LoadedModel.context_tokens` of a specification, from its configuration alone."""
-    config = read_config(locate_model(spec), trust_remote_code=spec.trust_remote_code)
-    tokens: int | None = getattr(config, "max_position_embeddings", None)
-    return tokens
+    return context_of(read_config(locate_model(spec), trust_remote_code=spec.trust_remote_code))
 
 
 def model_fingerprint(spec: ModelSpec) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.chat.template_date import apply_template
 from engine.chat.template_safety import check_template
+from engine.chat.token_ids import token_ids
 from engine.errors import DraftbenchError, boundary
 from engine.fileio import read_object
 from engine.models.folder import SETTINGS_BYTES, check_files, check_settings
@@ -64,8 +65,15 @@ def _own_template(folder: Path, name: str) -> Any:
         with boundary(f"could not read the chat template of the adapter {name}", "save it as UTF-8 text"):
             return (folder / _TEMPLATE).read_text(encoding="utf-8")
     if (folder / "tokenizer_config.json").is_file():
-        return read_object(folder / "tokenizer_config.json", SETTINGS_BYTES).get("chat_template")
+        return _by_name(read_object(folder / "tokenizer_config.json", SETTINGS_BYTES).get("chat_template"))
     return None
+
+
+def _by_name(template: Any) -> Any:
+    """Named templates, which are kept as a list, by their names, as Transformers reads them; anything else as it is."""
+    if not isinstance(template, list) or not all(isinstance(one, dict) for one in template):
+        return template
+    return {str(one.get("name")): one.get("template") for one in template}
 
 
 def _check_same_ids(base: Any, own: Any, name: str) -> None:
@@ -117,6 +125,6 @@ def _written_by_template(tokenizer: Any) -> list[int]:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     try:
         text = apply_template(tokenizer, turns, add_generation_prompt=True)
-    except Exception:  # a template that needs other turns is reported when a prompt is rendered
+        return token_ids(tokenizer, text, "the chat template's text")
+    except Exception:  # a template that needs other turns, or writes what has no token: `render` reports it
         return []
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

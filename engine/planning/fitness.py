@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from engine.config.schema import Recipe
+from engine.config.schema import ModelSpec, Recipe
 from engine.decode.layer_kinds import layer_kinds
 from engine.errors import DraftbenchError, boundary
 from engine.models.draft import Draft, DraftInfo, check_shared, check_trim, read_card
+from engine.models.embeddings import stored_ends, touches_embeddings
+from engine.models.ends import other_ends
 from engine.models.head import body, check_head_outline, text_config
 from engine.models.load import LoadedModel
+from engine.models.locate import locate_adapter
 from engine.models.lora import adapter_size, shared_folder
 from engine.models.shallow import fitting_layers
 from engine.paths import Home
-from engine.planning.outlines import WITH_ATTENTION, draft_shapes
+from engine.planning.outlines import WITH_ATTENTION, at_hand, draft_shapes
 from engine.runs.drafts import draft_folder
 from engine.runs.plan import decodes
 
@@ -100,12 +104,31 @@ def check_draft(home: Home, recipe: Recipe, target: Any) -> str:
         shared_folder(own, adapter)  # raises if it is not here
     if spec.share_embeddings and recipe.trains:
         check_shared(draft, target)
+        _check_ends(recipe, own or None)
     if spec.vocabulary is not None:
         known = read_card(own).info if own else DraftInfo("", spec.share_embeddings, spec.init, [])
         check_trim(Draft(draft, known), LoadedModel(target, None, recipe.target, ""), spec.vocabulary)
     if not recipe.trains:
         return f"{spec.checkpoint or _start(recipe, target)}, as it is"
     return _start(recipe, target) + _trained(recipe, draft)
+
+
+def _check_ends(recipe: Recipe, own: Path | None) -> None:
+    """Refuse a checkpoint whose embeddings would be replaced, where they can be read without loading either model.
+
+    The run compares them value by value, whatever they are called.
+    """
+    spec, folder = recipe.draft, at_hand(recipe.target)
+    changed = recipe.target.adapter is not None and touches_embeddings(locate_adapter(recipe.target.adapter))
+    if spec.checkpoint is None or folder is None or changed:
+        return
+    card = None if own is None else read_card(own)
+    if card is not None and (card.info.share_embeddings or card.info.vocabulary is not None):
+        return
+    theirs = own or at_hand(ModelSpec(model=spec.checkpoint))
+    mine = None if theirs is None else stored_ends(theirs, None if card is None else card.config)
+    if mine is not None and mine != (stored_ends(folder) or mine):
+        raise other_ends("embeddings", "their hashes do")
 
 
 def _trained(recipe: Recipe, draft: Any) -> str:

@@ -16,6 +16,7 @@ from engine.config.reading import parse_section
 from engine.config.schema import ModelSpec, PromptSource
 from engine.data.overlap import duplicates_within
 from engine.data.readers import PromptSet, read_prompts
+from engine.models.context import context_of
 from engine.models.folder import outline
 from engine.models.load import load_tokenizer
 from engine.models.locate import locate_model
@@ -39,7 +40,7 @@ def check_prompts(
     prompt_set = _read(files, skip_bad, columns or {})
     spec = parse_section(ModelSpec, {"model": target})
     tokenizer, shapes = load_tokenizer(spec), outline(locate_model(spec), torch.float32)
-    context = getattr(shapes.config, "max_position_embeddings", None)
+    context = context_of(shapes.config)
     rows = int(shapes.get_input_embeddings().weight.shape[0])
     lengths = sorted(
         len(render(tokenizer, prompt, context_tokens=None, max_new_tokens=0, rows=rows))

@@ -7,6 +7,7 @@ any recipe.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from engine.config.reading import apply_overrides, parse_recipe, with_settings
 from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
+from engine.fileio import read_object
 from engine.paths import Home, resolve_input
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import with_absolute_paths
@@ -105,8 +107,8 @@ def recipe_to_train(
     `layers` and `ids`: how many the target has, None where that is not known.
     """
     start: dict[str, Any] = {"init": "checkpoint", "checkpoint": draft}
-    if draft is not None and not _is_ours(home, draft):
-        start["share_embeddings"] = False  # another model's are its own, and perhaps of another width
+    if draft is not None and not _shares(home, draft):
+        start["share_embeddings"] = False  # its own, and perhaps of another width
     if draft is None:
         start = {"init": "layers", "layers": 1 if layers is not None and layers < _DEEP else 2}
         start |= {"vocabulary": _SHORT_HEAD} if ids is not None and ids > 2 * _SHORT_HEAD else {}
@@ -130,12 +132,14 @@ def recipe_to_train(
     return with_absolute_paths(parse_recipe(values), Path.cwd(), home)
 
 
-def _is_ours(home: Home, draft: str) -> bool:
-    """Whether a draft is one of Draftbench, a folder or a run's, rather than any other model."""
-    try:
-        return (resolve_input(draft) / "draft.json").is_file()
-    except DraftbenchError:
-        return RunFolder.exists(home, draft)
+def _shares(home: Home, draft: str) -> bool:
+    """Whether a draft is one of Draftbench, a folder or a run's, that uses its target's embeddings."""
+    card = Path("draft.json")
+    with contextlib.suppress(DraftbenchError):
+        card = resolve_input(draft) / card
+    if not card.is_file() and RunFolder.exists(home, draft):
+        card = RunFolder.open(home, draft).path / "draft" / "best" / card
+    return card.is_file() and bool(read_object(card).get("info", {}).get("share_embeddings"))
 
 
 def short_name(model: str) -> str:

@@ -52,11 +52,14 @@ def draft_folder(home: Home, name: str) -> Path | None:
     return best_draft(run)
 
 
-def untrained_draft(home: Home, recipe: Recipe, target: LoadedModel) -> Draft:
-    """The draft as its layers or its checkpoint make it, float32, with all its ids; the same whenever asked."""
+def untrained_draft(home: Home, recipe: Recipe, target: LoadedModel, *, begun: bool = False) -> Draft:
+    """The draft as its layers or its checkpoint make it, float32, with all its ids; the same whenever asked.
+
+    `begun`: as in `initialise_draft`.
+    """
     spec = recipe.draft
     checkpoint = None if spec.checkpoint is None else draft_folder(home, spec.checkpoint)
-    draft = initialise_draft(target, spec, seed=recipe.train.seed, checkpoint=checkpoint)
+    draft = initialise_draft(target, spec, seed=recipe.train.seed, checkpoint=checkpoint, begun=begun)
     if decodes(recipe):  # a draft that cannot be decoded should not be trained first
         from engine.decode.runner import runner_for  # takes seconds to load, which checks and estimates spare
 

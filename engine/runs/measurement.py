@@ -13,6 +13,7 @@ from engine.data.subsets import distinct
 from engine.fileio import read_json
 from engine.measure.suite import Measured, Pair, measure_drafts
 from engine.measure.target_alone import measure_target
+from engine.models.context import refuse_beyond_draft
 from engine.models.draft import Draft, load_draft, parameter_counts, trim
 from engine.models.head import Head
 from engine.models.load import LoadedModel
@@ -38,8 +39,9 @@ def measure(session: Session) -> Summary:
         return _measure_as_it_is(session)
     recipe, target, folder = session.recipe, session.target, session.run.path
     plans = plan_heldout(session.home.captures, recipe, target, session.prompts)
-    heldout = capture_heldout(plans, target, recipe.capture, session.progress)
     trained = load_draft(folder / "draft" / "best", target)
+    refuse_beyond_draft(trained.model, [text for plan in plans.values() for text in plan.texts])
+    heldout = capture_heldout(plans, target, recipe.capture, session.progress)
     initial = _untrained(session, trained)
     served = Draft(cast(initial.model, target.dtype).requires_grad_(False), initial.info)
     compare = _against_server if recipe.measure.against == "server" else _against_model
@@ -79,6 +81,7 @@ def _measure_as_it_is(session: Session) -> Summary:
     if recipe.has_draft:
         draft = _as_it_is(session, target)
         plans = plan_heldout(session.home.captures, recipe, target, session.prompts)
+        refuse_beyond_draft(draft.model, [text for plan in plans.values() for text in plan.texts])
         heldout = capture_heldout(plans, target, recipe.capture, session.progress)
         exact = session.target_float32
         measured = measure_drafts(
@@ -133,7 +136,8 @@ def _untrained(session: Session, trained: Draft) -> Draft:
     A checkpoint as it came, since that is what a user would serve untrained; else the draft's own first weights with
     the ids it was trained with.
     """
-    draft, ids = untrained_draft(session.home, session.recipe, session.target), Head.of(trained.model).ids
+    draft = untrained_draft(session.home, session.recipe, session.target, begun=True)
+    ids = Head.of(trained.model).ids
     return draft if ids is None or session.recipe.draft.init == "checkpoint" else trim(draft, session.target, ids)
 
 

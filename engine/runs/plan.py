@@ -61,6 +61,12 @@ class RunPlan:
             captures |= {f"watched T={t:g}": plan for t, plan in self.watched.items()}
         return {**captures, **{f"held-out T={t:g}": plan for t, plan in self.heldout.items()}}
 
+    @property
+    def texts(self) -> list[tuple[str, int]]:
+        """Each prompt's id, and how many tokens it and its answer may have, of every text that the run works on."""
+        plans = [*self.captures.values(), *([self.training] if self.training and self.decodes_training else [])]
+        return [text for plan in plans for text in plan.texts]
+
 
 def decodes(recipe: Recipe) -> bool:
     """Return whether a run decodes its models, rather than reading text that a server writes."""

@@ -10,6 +10,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import read_json
 from engine.measure import step_times
 from engine.measure.step_words import is_busy
+from engine.models.context import context_of, least_context
 from engine.models.draft import load_draft
 from engine.numbers import number
 from engine.records.step_times import StepTimes
@@ -47,9 +48,9 @@ def time_steps(session: Session, batch_sizes: Sequence[int], contexts: Sequence[
         render(target.tokenizer, prompt, context_tokens=None, max_new_tokens=0) for prompt in session.prompts.measured
     ]
     usual = usual_context(prompts, session.recipe.measure.max_new_tokens)
-    limits = [model.config.max_position_embeddings for model in (target.model, draft.model) if _has_limit(model)]
+    limit = least_context(target.context_tokens, context_of(draft.model.config))
     chosen = list(contexts or [usual])
-    _check_contexts(chosen, min(limits, default=None), contexts is None)
+    _check_contexts(chosen, limit, contexts is None)
     record = _beginning(session, usual)
     for context in chosen:
         for batch_size in batch_sizes:
@@ -65,10 +66,6 @@ def time_steps(session: Session, batch_sizes: Sequence[int], contexts: Sequence[
 def usual_context(prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
     """Tokens in the middle of an answer, its prompt (ids) included: the median over the prompts, at least 2."""
     return max(2, int(statistics.median(len(ids) for ids in prompts)) + max_new_tokens // 2)
-
-
-def _has_limit(model: object) -> bool:
-    return getattr(getattr(model, "config", None), "max_position_embeddings", None) is not None
 
 
 def _check_contexts(contexts: Sequence[int], limit: int | None, usual: bool) -> None:

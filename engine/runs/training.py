@@ -24,6 +24,7 @@ from engine.distill.selection import SelectedBatches
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
 from engine.measure.acceptance import exact_acceptance, mean_overlap
+from engine.models.context import refuse_beyond_draft
 from engine.models.draft import Draft, check_trim, parameter_counts
 from engine.models.head import Head
 from engine.models.precision import copy_in, renew
@@ -90,6 +91,7 @@ def _prepare(session: Session) -> _Prepared:
     lora = recipe.draft.lora
     shared = None if lora is None else keep_shared(home, run, recipe, draft)
     plan = plan_run(home.captures, recipe, target, session.prompts)
+    refuse_beyond_draft(draft.model, plan.texts)
     if session.processes.first:
         answers, watched = capture_for_training(plan, recipe, target, session.progress)
     else:  # it evaluates nothing

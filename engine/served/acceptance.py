@@ -21,9 +21,10 @@ from typing import Any
 import pandas as pd
 import torch
 
+from engine.capture.answered import AnsweredPrompt
 from engine.capture.batches import collate, sequence_tokens
 from engine.capture.grouping import FORWARD_TOKENS, group_by_length
-from engine.capture.store import AnsweredPrompt, Capture
+from engine.capture.store import Capture
 from engine.config.schema import MeasureSpec, ServerSpec
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError

@@ -21,6 +21,7 @@ from engine.chat.messages import BadRecordError, for_api, normal_call
 from engine.chat.prompt import Message, Prompt, Tool, ToolCall
 from engine.chat.rendering import conversation
 from engine.chat.template_date import apply_template
+from engine.chat.token_ids import token_ids
 from engine.chat.turns import until_stop
 from engine.errors import DraftbenchError
 from engine.fileio import content_hash
@@ -205,7 +206,7 @@ class PromptRequest:
         return self._ids_of(_without_surrogates(text)), noted
 
     def _ids_of(self, text: str) -> list[int]:
-        return list(self.target.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return token_ids(self.target.tokenizer, text, "the server's answer")
 
     def _text(self, reply: Reply) -> tuple[str, tuple[str, ...]]:
         """The text that the target wrote, and notes. Calls that the server parsed out of it are written as the template

@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import check_rows, render
+from engine.chat.token_ids import token_ids
 from engine.chat.turns import Turns, split_at_end, turns_of
 from engine.config.schema import PromptSource
 from engine.data.readers import SourceInfo, open_source, read_prompts
@@ -117,7 +118,7 @@ def encode(
     for example in examples:
         prompt_ids = render(tokenizer, example.prompt, context_tokens=None, max_new_tokens=0, rows=rows)
         reference_ids = [
-            *tokenizer(example.reference + turns.before_end, add_special_tokens=False)["input_ids"],
+            *token_ids(tokenizer, example.reference + turns.before_end, f"the reference of {example.prompt.id!r}"),
             turns.end,
         ]
         reference_ids = reference_ids[: data.max_reference_tokens]

@@ -506,6 +506,9 @@ def test_a_conversation_that_leaves_no_room_is_refused_with_numbers():
     with pytest.raises(DraftbenchError, match=r"has 79 tokens and its answer up to 50, .* reads 128") as refused:
         check_room(79, 128, 50)
     assert "Max new tokens to 49 or less" in str(refused.value.fix)
+    check_room(10, None, 50, [None, 60])
+    with pytest.raises(DraftbenchError, match=r"the draft reads 60 at most"):
+        check_room(11, 128, 50, [None, 60])
 
 
 def test_a_speedup_compares_the_same_number_of_tokens():

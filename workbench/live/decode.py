@@ -6,7 +6,7 @@ Independent of Gradio. What it yields is everything that the page shows.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -18,6 +18,7 @@ from engine.decode.counts import Counts, count
 from engine.decode.events import EMITTED, Round, Token
 from engine.errors import DraftbenchError
 from engine.jobs.queue import at_work
+from engine.models.context import context_of, least_context
 from engine.paths import Home
 from engine.traces.trace import Trace
 from workbench.live.conversation import brings
@@ -25,7 +26,7 @@ from workbench.live.conversation import check as check_conversation
 from workbench.live.pairs import PAIRS, Pair, in_turn
 
 if TYPE_CHECKING:  # torch takes seconds to load: not before a visitor decodes
-    from engine.models.load import LoadedModel
+    pass
 
 PROPOSALS: tuple[Proposals, ...] = get_args(Proposals)
 LIMITS = {
@@ -211,7 +212,7 @@ def decode(home: Home, ask: Ask, stop: threading.Event, before: Live | None = No
         live.target = pair.target.spec.label
         live.conditions = {"dtype": pair.target.dtype_name, "device": str(pair.target.device)}
         live.context = brings(ask.conversation)
-        ids, live.unused, live.rewritten = sent_ids(pair.target, ask)
+        ids, live.unused, live.rewritten = sent_ids(pair, ask)
         live.prompt_tokens = len(ids)
         if ask.draft_on:
             yield from _with_drafts(live, pair, ids, stop, kept)
@@ -273,7 +274,7 @@ def _rounds(pair: Pair, draft: int | None, ids: list[int], ask: Ask, most: int |
     return map(TextStream(pair.target.tokenizer).read, rounds)
 
 
-def sent_ids(target: LoadedModel, ask: Ask) -> tuple[list[int], list[str], list[str]]:
+def sent_ids(pair: Pair, ask: Ask) -> tuple[list[int], list[str], list[str]]:
     """The conversation as the target reads it, what its template leaves out, and moves (`engine.chat.unwritten`).
 
     Raises DraftbenchError with the numbers if the answer would not fit after it.
@@ -281,21 +282,31 @@ def sent_ids(target: LoadedModel, ask: Ask) -> tuple[list[int], list[str], list[
     from engine.chat.rendering import render
     from engine.chat.unwritten import rewritten, unused
 
+    target = pair.target
     tokenizer, rows = target.tokenizer, target.input_rows
     ids = render(tokenizer, ask.conversation, context_tokens=None, max_new_tokens=0, rows=rows)
-    check_room(len(ids), target.context_tokens, ask.max_new_tokens)
+    drafts = [context_of(draft.model.config) for draft in pair.drafts] if ask.draft_on else []
+    check_room(len(ids), target.context_tokens, ask.max_new_tokens, drafts)
     return ids, unused(tokenizer, ask.conversation), rewritten(tokenizer, ask.conversation)
 
 
-def check_room(prompt_tokens: int, context_tokens: int | None, max_new_tokens: int) -> None:
-    """Raise DraftbenchError if an answer of `max_new_tokens` does not fit into the context after the prompt."""
-    if context_tokens is None or prompt_tokens + max_new_tokens <= context_tokens:
+def check_room(
+    prompt_tokens: int, context_tokens: int | None, max_new_tokens: int, drafts: Sequence[int | None] = ()
+) -> None:
+    """Raise DraftbenchError if an answer of `max_new_tokens` does not fit into the context after the prompt.
+
+    `drafts`: the contexts of the drafts that are decoded with.
+    """
+    least = least_context(context_tokens, *drafts)
+    if least is None or prompt_tokens + max_new_tokens <= least:
         return
+    reader = "the target" if least == context_tokens else "the draft"
+    context_tokens = least
     left = context_tokens - prompt_tokens
     shorter = f", or lower Max new tokens to {left:,} or less" if left > 0 else ""
     raise DraftbenchError(
-        f"the conversation has {prompt_tokens:,} tokens and its answer up to {max_new_tokens:,}, but the target reads "
+        f"the conversation has {prompt_tokens:,} tokens and its answer up to {max_new_tokens:,}, but {reader} reads "
         f"{context_tokens:,} at most",
-        "the answer would run past the target's context",
+        f"the answer would run past {reader}'s context",
         f"remove turns or tools{shorter}",
     )

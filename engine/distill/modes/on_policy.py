@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 
+from engine.capture.answered import AnsweredPrompt
 from engine.capture.batches import Batch, Sample, captured, collate_samples, sequence_tokens
 from engine.capture.generate import answer_prompts
 from engine.capture.grouping import group_by_length
 from engine.capture.signal import SignalFormat
-from engine.capture.store import AnsweredPrompt, Capture
+from engine.capture.store import Capture
 from engine.catalogue import LOSSES
 from engine.chat.turns import until_stop
 from engine.config.schema import CaptureSpec, LossTerm, TrainSpec

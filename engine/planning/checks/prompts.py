@@ -10,6 +10,7 @@ from engine.chat.rendering import render
 from engine.chat.unwritten import unwritten
 from engine.data.columns import remarks
 from engine.data.subsets import distinct, nested_subset, split_heldout
+from engine.models.context import context_of
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
 
 _LONGEST = 2000  # prompts whose tokens are counted: the longest in characters
@@ -68,13 +69,15 @@ def length(subject: Subject) -> Finding:
         return warning(_UNREADABLE)
     if unseen := subject.unseen(tokenizer=True):
         return unseen
-    recipe, context = subject.recipe, getattr(subject.config, "max_position_embeddings", None)
+    recipe, context = subject.recipe, context_of(subject.config)
     limit, answer = recipe.prompts.max_prompt_tokens, recipe.measure.max_new_tokens
     training = _training_prompts(subject) if recipe.trains else []
     all_train = _token_counts(subject, training)
     train = [n for n in all_train if not limit or n <= limit]
     heldout = _token_counts(subject, subject.prompts("heldout").prompts)
     message = f"the longest has {max([*train, *heldout], default=0):,} tokens, the context {context or 'no limit'}"
+    if problem := _beyond_draft(subject, train, heldout, context):
+        return failed(f"{problem}: {message}", "lower max_new_tokens, use shorter prompts, or another draft")
     if over_limit := len(all_train) - len(train):
         message += f"; {over_limit} longer than prompts.max_prompt_tokens are left out"
         if training and over_limit == len(training):
@@ -94,6 +97,17 @@ def length(subject: Subject) -> Finding:
         f"{long_train} training and {long_heldout} held-out prompts are too long for an answer: {message}",
         "lower max_new_tokens, set prompts.max_prompt_tokens, or take the held-out ones out",
     )
+
+
+def _beyond_draft(subject: Subject, train: list[int], heldout: list[int], context: int | None) -> str:
+    """How many prompts leave no room for an answer in the draft's context, where that is shorter; else ''."""
+    recipe, reads = subject.recipe, subject.draft_context
+    if reads is None:
+        return ""
+    limit, answer = recipe.prompts.max_prompt_tokens, recipe.measure.max_new_tokens
+    kept = [n for n in heldout if not (limit and context) or n <= max(limit, context - answer)]
+    long = sum(n + recipe.capture.max_new_tokens > reads for n in train) + sum(n + answer > reads for n in kept)
+    return f"{long} prompts with their answers are longer than the draft's {reads:,} tokens of context" if long else ""
 
 
 def in_the_template(subject: Subject) -> Finding:

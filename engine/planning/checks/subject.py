@@ -11,12 +11,14 @@ from engine.config.schema import Recipe
 from engine.data.overlap import Repeat, remove_overlap
 from engine.data.readers import PromptSet, read_prompts
 from engine.errors import DraftbenchError
+from engine.models.context import context_of
 from engine.models.head import text_config
 from engine.models.load import load_tokenizer
 from engine.paths import Home
 from engine.planning.estimate import Estimate, estimate
 from engine.planning.outlines import (
     at_hand,
+    draft_shapes,
     needs_own_code,
     own_code_is_needed,
     target_shapes,
@@ -73,6 +75,17 @@ class Subject:
     @property
     def config(self) -> Any:
         return text_config(self.outline)
+
+    @cached_property
+    def draft_context(self) -> int | None:
+        """Tokens that the draft can read; None without a limit, or where it is not at hand (its own check says so)."""
+        if self.recipe.draft.checkpoint is None:
+            return None  # made from the target
+        try:
+            shapes = draft_shapes(self.home, self.recipe, self.outline)
+        except DraftbenchError:
+            return None
+        return None if shapes is None else context_of(shapes.config)
 
     @cached_property
     def fetched(self) -> bool:

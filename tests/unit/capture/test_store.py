@@ -18,11 +18,12 @@ from filelock import FileLock
 
 from engine.capture import generate, store
 from engine.capture.adopt import answers_elsewhere
+from engine.capture.answered import AnsweredPrompt
 from engine.capture.batches import collate, sequence_tokens
 from engine.capture.grouping import group_by_length
 from engine.capture.plan import CapturePlan, plan_capture
 from engine.capture.rows import Rows
-from engine.capture.store import AnsweredPrompt, Capture, make_capture
+from engine.capture.store import Capture, make_capture
 from engine.config.schema import CaptureSpec, ServerSpec
 from engine.errors import Cancelled, DraftbenchError
 from engine.fileio import read_json, read_lines
@@ -277,6 +278,64 @@ def test_after_a_kill_only_what_is_missing_is_made_again(
     assert content(resumed) == whole
     assert resumed.counts.signal_bytes == resumed.tokens * resumed.format.bytes_per_token
     assert resumed.counts.prompts == len(whole)
+
+
+def one_answer_twice(folder: Path, lines: list[bytes], parsed: list[dict[str, Any]]) -> None:
+    write_lines(folder, [*lines[:-1], lines[0]])
+
+
+def a_line_without_its_keys(folder: Path, lines: list[bytes], parsed: list[dict[str, Any]]) -> None:
+    write_lines(folder, [*lines[:-1], b'{"id": "q5"}\n'])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (signal_without_line, "holds answers of 3 prompts, and 6 were written"),
+        (half_a_line, "holds answers of 3 prompts"),
+        (damaged_line, "holds answers of 5 prompts"),
+        (no_lines, "holds answers of 0 prompts"),
+        (one_answer_twice, "holds answers of 5 prompts"),
+        (a_line_without_its_keys, "KeyError"),
+        (line_without_signal, "bytes, and its answers"),
+        (no_signal, "signal.bin has 0 bytes"),
+    ],
+)
+def test_a_finished_capture_that_is_not_as_written_is_refused_when_it_is_opened(
+    tmp_path: Path, target: LoadedModel, damage: Damage, said: str
+):
+    plan, lines = damaged_after(tmp_path, target, damage)
+    with pytest.raises(DraftbenchError, match=said) as refused:
+        make_capture(plan, target, batch_size=1)
+    (plan.folder / "done.json").unlink()  # as the refusal says
+    assert "done.json and run again" in refused.value.fix
+    assert len(make_capture(plan, target, batch_size=1).answers) == len(lines)
+
+
+def test_signal_with_a_wrong_byte_is_refused_where_it_is_read(tmp_path: Path, target: LoadedModel):
+    plan, lines = damaged_after(tmp_path, target, wrong_bytes)
+    capture, wrong = make_capture(plan, target, batch_size=1), json.loads(lines[3])["id"]
+    stride = capture.format.bytes_per_token
+    for answer in capture.answers:
+        first = answer.offset // stride
+        places = slice(first, first + len(answer.token_ids))
+        for read in (lambda a=answer: capture.raw_signal(a), lambda p=places: capture.raw_positions(p)):
+            if answer.prompt_id == wrong:
+                with pytest.raises(DraftbenchError, match=f"the signal of prompt '{wrong}' is not what was written"):
+                    read()
+            else:
+                assert len(read()) == len(answer.token_ids)
+    with pytest.raises(DraftbenchError, match="is damaged"):
+        capture.raw_positions(slice(0, 10**6))
+
+
+def damaged_after(folder: Path, target: LoadedModel, damage: Damage) -> tuple[CapturePlan, list[bytes]]:
+    """A finished capture to which something happened, and the lines of answers that it had."""
+    plan = plan_in(folder, target)
+    make_capture(plan, target, batch_size=1)
+    lines = (plan.folder / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    damage(plan.folder, lines, [json.loads(line) for line in lines])
+    return plan, lines
 
 
 def test_a_text_only_capture_resumes_too(tmp_path: Path, target: LoadedModel, generated: list[str]):

@@ -119,6 +119,16 @@ def test_bos_that_opens_every_turn_is_fine():
 # -- templates -------------------------------------------------------------------------------
 
 
+def test_text_that_the_tokenizer_has_no_token_for_is_refused_with_the_prompt():
+    raw = Tokenizer(models.WordPiece(vocab={"a": 0, "user": 1}, unk_token="missing"))  # not in the vocabulary
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, chat_template="{{ messages[0]['content'] }}")
+    known = Prompt("p", ({"role": "user", "content": "a user"},))
+    assert render(tokenizer, known, context_tokens=None, max_new_tokens=1) == [0, 1]
+    with pytest.raises(DraftbenchError, match="prompt 'p1' cannot be written in the tokens of"):
+        render(tokenizer, HELLO, context_tokens=None, max_new_tokens=1)
+
+
 @pytest.mark.parametrize("template", [None, ""])
 def test_no_template_is_refused_not_guessed(template):
     tokenizer = make_tokenizer(template)

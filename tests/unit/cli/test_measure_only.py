@@ -16,8 +16,9 @@ from engine.measure.decision import decide
 from engine.paths import Home
 from engine.records.provenance import Provenance
 from engine.records.summary import Summary
-from engine.runs.as_it_is import recipe_as_it_is, short_name
+from engine.runs.as_it_is import recipe_as_it_is, recipe_to_train, short_name
 from engine.runs.folder import RunFolder
+from tests.conftest import byte_tokenizer, tiny_llama
 from tests.unit.conftest import Draftbench, Result
 
 TINY = {
@@ -44,6 +45,35 @@ def measure(draftbench: Draftbench, model: Path, prompts: Path, *more: str, **se
     wanted = TINY | {f"measure.{key}": value for key, value in settings.items()}
     sets = [part for key, value in wanted.items() for part in ("--set", f"{key}={value}")]
     return draftbench("measure-only", str(model), "--prompts", str(prompts), *sets, *more)
+
+
+@pytest.mark.parametrize(("card", "shares"), [({"share_embeddings": True}, True), ({}, False), (None, False)])
+def test_a_draft_to_train_keeps_the_embeddings_that_it_has(
+    tmp_path: Path, prompts: Path, card: dict[str, bool] | None, shares: bool
+):
+    if card is not None:
+        (tmp_path / "draft.json").write_text(json.dumps({"info": card}), encoding="utf-8")
+    named = {"train": str(prompts), "heldout": str(prompts), "draft": str(tmp_path)}
+    made = recipe_to_train(Home(tmp_path / "home"), str(tmp_path), layers=4, ids=9, **named)
+    assert made.draft.share_embeddings == shares
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_draft_that_reads_less_than_the_prompts_is_refused_before_the_target_answers(
+    draftbench: Draftbench, tiny_target_folder: Path, prompts: Path, tmp_path: Path, family: str
+):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    small = GPT2Config(vocab_size=258, n_embd=32, n_layer=1, n_head=4, n_positions=40, bos_token_id=0, eos_token_id=1)
+    model = GPT2LMHeadModel(small) if family == "gpt2" else tiny_llama(layers=1, max_position_embeddings=40)
+    model.save_pretrained(tmp_path / "short")
+    byte_tokenizer().save_pretrained(tmp_path / "short")
+    result = measure(draftbench, tiny_target_folder, prompts, "--draft", str(tmp_path / "short"))
+    assert result.code != 0
+    assert "draft reads 40 at most" in result.err
+    assert "(8 of 8 prompts are too long)" in result.err
+    assert not list(tmp_path.glob("home/captures/*/answers.jsonl"))
 
 
 @pytest.mark.slow

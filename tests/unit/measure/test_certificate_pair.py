@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.capture.store import AnsweredPrompt
+from engine.capture.answered import AnsweredPrompt
 from engine.decode import acceptance_rule, runner, slot_runner
 from engine.decode.row_by_row import RowByRow
 from engine.decode.sampling import Sampling

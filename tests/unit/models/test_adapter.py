@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.chat.prompt import Prompt
+from engine.chat.rendering import render
 from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 from engine.models.adapter import other_base
@@ -196,6 +198,28 @@ def test_the_chat_template_of_an_adapter_writes_its_prompts(tmp_path: Path, plac
     assert load_tokenizer(spec_of(tmp_path, path)).chat_template == OWN
     assert load_model(spec_of(tmp_path, path)).tokenizer.chat_template == OWN
     assert model_fingerprint(spec_of(tmp_path, path)) != plain
+
+
+def test_named_templates_of_an_adapter_are_read_by_their_names(tmp_path: Path):
+    path, _ = save_adapter(tmp_path, lora())
+    named = [{"name": "short", "template": CHATML}, {"name": "default", "template": OWN}]
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    tokenizer = load_tokenizer(spec_of(tmp_path, path))
+    assert tokenizer.get_chat_template() == OWN
+    asked = Prompt("p", ({"role": "user", "content": "hi"},))
+    assert "helper" in tokenizer.decode(render(tokenizer, asked, context_tokens=None, max_new_tokens=1))
+    named[1]["name"] = "long"
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    with pytest.raises(DraftbenchError, match=r"its templates are named long, short, and none is 'default'"):
+        load_tokenizer(spec_of(tmp_path, path))
+
+
+@pytest.mark.parametrize("odd", [["text"], [{"name": "default"}], 7])
+def test_a_template_that_is_no_text_is_refused(tmp_path: Path, odd: Any):
+    path, _ = save_adapter(tmp_path, lora())
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": odd}))
+    with pytest.raises(DraftbenchError, match=r"chat template .* cannot be used"):
+        load_tokenizer(spec_of(tmp_path, path))
 
 
 def test_the_tokenizer_of_an_adapter_is_used_if_it_means_the_same(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -346,13 +347,37 @@ def test_unsharing_the_embeddings_of_a_checkpoint_trains_and_keeps_a_copy(tmp_pa
 def test_a_checkpoint_of_another_target_becomes_a_draft_of_this_one(tmp_path: Path):
     """A generic draft, made for a generic target, is adapted to a domain target of the same family."""
     generic, domain = target("generic"), target("domain", seed=1)
-    save_draft(tmp_path / "a", initial(generic, layers=2, share_embeddings=False))
-    spec = DraftSpec(init="checkpoint", checkpoint="a")
+    first = initial(generic, layers=2, share_embeddings=False)
+    save_draft(tmp_path / "a", first)
+    spec = DraftSpec(init="checkpoint", checkpoint="a", share_embeddings=False)
     draft = initialise_draft(domain, spec, seed=0, checkpoint=tmp_path / "a")
+    assert torch.equal(logits(draft.model), logits(first.model))
     save_draft(tmp_path / "b", draft)
     assert torch.equal(logits(load_draft(tmp_path / "b", domain).model), logits(draft.model))
-    with pytest.raises(DraftbenchError, match="another target"):
-        load_draft(tmp_path / "b", generic)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_checkpoint_keeps_its_own_embeddings_or_is_refused(tmp_path: Path, tie: bool):
+    """What the layers were trained with is not replaced by the target's, of a draft of ours and of any other model."""
+    of = target(tie_word_embeddings=tie)
+    save_draft(tmp_path / "ours", shake(initial(of, layers=2, share_embeddings=False)))
+    save_folder(tmp_path / "plain", tiny_llama(layers=1, seed=8, tie_word_embeddings=tie))
+    for name, given in (("ours", tmp_path / "ours"), ("plain", None)):
+        asked = DraftSpec(init="checkpoint", checkpoint=str(tmp_path / name))
+        with pytest.raises(DraftbenchError, match=r"25[78] of 258 rows differ") as caught:
+            initialise_draft(of, asked, seed=0, checkpoint=given)
+        assert "draft.share_embeddings: false" in caught.value.fix
+        begun = initialise_draft(of, asked, seed=0, checkpoint=given, begun=True)
+        assert torch.equal(begun.model.get_input_embeddings().weight, of.model.get_input_embeddings().weight)
+
+
+def test_a_head_of_its_own_is_not_replaced_either(tmp_path: Path):
+    of = target(tie_word_embeddings=False)
+    other = copy.deepcopy(of.model)
+    other.get_output_embeddings().weight.data[7] += 1
+    folder = save_folder(tmp_path / "tuned", other)
+    with pytest.raises(DraftbenchError, match=r"the output rows of the checkpoint differ .* 1 of 258 rows differ"):
+        initialise_draft(of, DraftSpec(init="checkpoint", checkpoint=str(folder)), seed=0)
 
 
 def test_a_draft_starts_from_a_plain_model_folder(tmp_path: Path):
@@ -367,9 +392,11 @@ def test_a_draft_starts_from_a_plain_model_folder(tmp_path: Path):
     assert own_state(draft.model, draft.info).keys() >= {"model.embed_tokens.weight"}
 
 
-def test_a_plain_folder_of_the_same_width_can_share_the_targets_embeddings(tmp_path: Path):
+def test_a_plain_folder_with_the_targets_embeddings_can_share_them(tmp_path: Path):
     of = target()
-    folder = save_folder(tmp_path / "small", tiny_llama(layers=1, seed=8))
+    small = tiny_llama(layers=1, seed=8)
+    small.get_input_embeddings().weight.data.copy_(of.model.get_input_embeddings().weight.bfloat16())  # saved so
+    folder = save_folder(tmp_path / "small", small)
     draft = initialise_draft(of, DraftSpec(init="checkpoint", checkpoint=str(folder)), seed=0)
     assert draft.info.share_embeddings
     assert torch.equal(draft.model.get_input_embeddings().weight, of.model.get_input_embeddings().weight)

@@ -444,6 +444,28 @@ def test_only_the_prompts_that_are_trained_on_must_fit_the_context(recipe: Path,
     assert (whole["prompt length"].ok, part["prompt length"].ok) == (False, True)
 
 
+def test_a_checkpoint_whose_embeddings_would_be_replaced_fails_before_the_start(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "other"
+    tiny_llama(layers=1, seed=8).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    asked = ("draft.init=checkpoint", f"draft.checkpoint={folder}")
+    found = named(checks(home(), made(recipe, *asked)))["draft"]
+    assert not found.ok
+    assert "draft.share_embeddings: false" in found.fix
+    assert named(checks(home(), made(recipe, *asked, "draft.share_embeddings=false")))["draft"].ok
+
+
+def test_prompts_and_answers_beyond_the_drafts_context_fail_before_the_start(recipe: Path, tmp_path: Path):
+    folder = tmp_path / "short"
+    tiny_llama(layers=1, max_position_embeddings=32).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    short = made(recipe, "draft.init=checkpoint", f"draft.checkpoint={folder}")
+    found = named(checks(home(), short))["prompt length"]
+    assert not found.ok
+    assert "14 prompts with their answers are longer than the draft's 32 tokens" in found.message
+    assert named(checks(home(), made(recipe)))["prompt length"].ok
+
+
 LAST_BY_HASH = max(range(8), key=lambda i: hashlib.sha256(f"p{i}".encode()).digest())
 
 

@@ -324,7 +324,7 @@ class InMemory:
     greedy = False
 
     def __init__(self, signal: SignalFormat, answers: dict[str, Any], prompt: list[int]) -> None:
-        from engine.capture.store import AnsweredPrompt
+        from engine.capture.answered import AnsweredPrompt
 
         self.format, self.raw = signal, {name: a.signal for name, a in answers.items()}
         self.answers = [AnsweredPrompt(n, "-", prompt, a.token_ids, a.finish_reason, 0) for n, a in answers.items()]
