@@ -80,10 +80,10 @@ def _origin(provenance: Provenance) -> str:
 def comparison(compared: dict[str, Any]) -> None:
     """Print B minus A; a rate that cannot be compared shows no difference, with the reason below the table."""
     console.line(f"A = {compared['a']}\nB = {compared['b']}")
-    console.line(
-        "B - A with 95% intervals over prompts, in pairs: exact, argmax and greedy_agreement on the same target"
+    console.paragraph(
+        "B - A with 95% intervals over prompts, in pairs: exact, argmax and greedy_agreement on the same target text, the "
+        "other rates on what each draft's decoding wrote for the same prompts"
     )
-    console.line("text, the other rates on what each draft's decoding wrote for the same prompts")
     rows = []
     for r in compared["rows"]:
         change = stated(Interval.of(r["difference"])) if r["comparable"] else "not comparable"
