@@ -81,8 +81,8 @@ def comparison(compared: dict[str, Any]) -> None:
     """Print B minus A; a rate that cannot be compared shows no difference, with the reason below the table."""
     console.line(f"A = {compared['a']}\nB = {compared['b']}")
     console.paragraph(
-        "B - A with 95% intervals over prompts, in pairs: exact, argmax and greedy_agreement on the same target text, the "
-        "other rates on what each draft's decoding wrote for the same prompts"
+        "B - A with 95% intervals over prompts, in pairs: exact, argmax and greedy_agreement on the same target text, "
+        "the other rates on what each draft's decoding wrote for the same prompts"
     )
     rows = []
     for r in compared["rows"]:
