@@ -38,7 +38,8 @@ from engine.errors import DraftbenchError, first_line
 from engine.models.draft import initialise_draft, load_draft, save_draft
 from engine.models.head import check_head, text_config
 from engine.models.load import LoadedModel, load_model
-from engine.models.shallow import skipping
+from engine.models.shallow import left_out
+from engine.models.split import logits_without
 from engine.paths import Home
 from engine.planning.checks import checks
 from tests.conftest import byte_tokenizer
@@ -126,8 +127,7 @@ def drafted(target: LoadedModel, wanted: int | list[int], folder: Path) -> str:
     if len(layers) == text_config(target.model).num_hidden_layers:
         expected = logits(target.model)
     else:
-        with skipping(target.model, draft.model, layers):
-            expected = logits(target.model)
+        expected = logits_without(target.model, left_out(target.model, draft.model, layers), IDS).float()
     for name, model in (("draft", draft.model), ("draft loaded again", again.model)):
         gap = float((logits(model) - expected).abs().max() / expected.abs().max())
         if not gap < CLOSE:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from engine.cli.text import console, runs
+from engine.cli.text import console, listing, runs
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
 from engine.findings.home import evaluate_home
@@ -119,7 +119,7 @@ def _print(home: Any, rows: list[dict[str, Any]]) -> None:
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     with redirect_stdout(out):
-        runs.runs(rows)
+        listing.runs(rows)
         console.print_json(rows)
         for row in rows:
             if row["run"] not in {f"run-{number:02}" for number in range(RUNS)} - {BAD}:
