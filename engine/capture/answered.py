@@ -56,7 +56,7 @@ def answered(line: Mapping[str, Any]) -> AnsweredPrompt:
 
 def read_answers(folder: Path, counts: CaptureCounts) -> list[AnsweredPrompt]:
     """The answers of a finished capture by their prompts' ids. Raises DraftbenchError if they are not those counted."""
-    with boundary(f"the answers of capture {folder.name} cannot be read", mended(folder)):
+    with boundary(f"the answers of capture {folder.name} cannot be read", _how_to_repair(folder)):
         answers = sorted(map(answered, read_lines(folder / ANSWERS)), key=lambda answer: answer.prompt_id)
         here = {"prompts": len({a.prompt_id for a in answers}), "tokens": sum(len(a.token_ids) for a in answers)}
     for name, count in here.items():
@@ -106,8 +106,10 @@ class SignalFile:
 
 
 def damaged(folder: Path, why: str) -> DraftbenchError:
-    return DraftbenchError(f"capture {folder.name} is damaged: {why}", "drafts would learn from it", mended(folder))
+    return DraftbenchError(
+        f"capture {folder.name} is damaged: {why}", "drafts would learn from it", _how_to_repair(folder)
+    )
 
 
-def mended(folder: Path) -> str:
+def _how_to_repair(folder: Path) -> str:
     return f"remove {folder / 'done.json'} and run again: whole answers are kept, the others are made again"

@@ -77,7 +77,7 @@ def speed_by_gamma(run: RunFolder) -> SpeedByGamma | None:
 
 
 def round_cost(run: RunFolder, gamma: int) -> float:
-    """Plain steps that a round of gamma proposals takes in our own loop at batch size 1; NaN if no time tells it."""
+    """Plain steps that a round of gamma proposals takes in our own loop at batch size 1; NaN without times."""
     speed = run.summary().speed
     costs = None if speed is None else _costs(run, speed)[0]
     if costs is None or gamma not in costs.round_s:

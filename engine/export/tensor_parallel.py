@@ -26,10 +26,10 @@ def cannot_share(server: str, pair: Pair, asked: Asked) -> Findings:
         return
     models = {"target": pair.target, "draft": pair.draft}
     undivided = {role: _undivided(server, model, parts) for role, model in models.items()}
-    for found in dict.fromkeys([*undivided["target"], *undivided["draft"]]):
-        roles = [role for role in models if found in undivided[role]]
+    for refusal in dict.fromkeys([*undivided["target"], *undivided["draft"]]):
+        roles = [role for role in models if refusal in undivided[role]]
         whose = "target and draft have" if len(roles) > 1 else f"the {roles[0]} has"
-        what, reason = found
+        what, reason = refusal
         yield Finding(
             "refused", f"{whose} {what}, which {parts} devices cannot share", reason, _fix(server, pair, parts)
         )
@@ -53,7 +53,7 @@ def _fix(server: str, pair: Pair, parts: int) -> str:
 
 def _undivided(server: str, model: ModelFacts, parts: int) -> list[tuple[str, str]]:
     """What of the model cannot be divided, and the server's words, in the order in which it would stop."""
-    found: list[tuple[str, str]] = []
+    refusals: list[tuple[str, str]] = []
     if model.heads % parts:
         left = f"{model.heads} % {parts}"
         said = {
@@ -62,18 +62,18 @@ def _undivided(server: str, model: ModelFacts, parts: int) -> list[tuple[str, st
             "sglang": f"AssertionError: assert self.total_num_heads % tp_size == 0 ({left})",
             "tensorrt-llm": f"AssertionError: assert self.num_heads % (tp_size * cp_size) == 0 ({left})",
         }[server]
-        found.append((f"{model.heads} attention heads", said))
+        refusals.append((f"{model.heads} attention heads", said))
     padded = -(-model.rows // _PADDED_TO) * _PADDED_TO
     if server != "tensorrt-llm" and padded % parts:
         rows = f"{model.rows:,} rows" + (f", padded to {padded:,}" if padded > model.rows else "")
-        found.append((rows, f"{padded} is not divisible by {parts}"))
+        refusals.append((rows, f"{padded} is not divisible by {parts}"))
     kv = model.kv_heads or model.heads
     if kv != model.heads and max(kv, parts) % min(kv, parts):
         trt = server == "tensorrt-llm"
         names = ("num_kv_heads", "tensor_parallel_size") if trt else ("self.total_num_kv_heads", "tp_size")
         rule = " % ".join(names if kv >= parts else reversed(names))
         said = f"AssertionError: assert {rule} == 0 ({max(kv, parts)} % {min(kv, parts)})"
-        found.append((f"{kv} key-value heads", said))
+        refusals.append((f"{kv} key-value heads", said))
     for width in model.feed_forward:
         if width % parts:
             said = f"{width} is not divisible by {parts}"
@@ -81,5 +81,5 @@ def _undivided(server: str, model: ModelFacts, parts: int) -> list[tuple[str, st
                 both = 2 * width  # gate and up are one layer
                 named = f"out_features {both}" if both % parts else f"in_features {width}"
                 said = f"{named} must be divisible by tp_size {parts}"
-            found.append((f"feed-forward layers {width:,} wide", said))
-    return found
+            refusals.append((f"feed-forward layers {width:,} wide", said))
+    return refusals
