@@ -8,10 +8,13 @@ unless it speaks of a limit, a filter or a failure. Every word beyond the API's 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 Ending = Literal["stop", "length", "refused", "failed"]
 
+ENDING_KEYS = ("finish_reason", "stop_reason", "finishReason", "done_reason")
+"""Where a logged message, or the row around it, says how its answer ended."""
 API = frozenset({"stop", "length", "tool_calls", "function_call"})
 _CALLS = frozenset({"tool_calls", "tool_call", "tool_use", "function_call", "function_calls"})
 _WORDS: dict[Ending, frozenset[str]] = {
@@ -94,6 +97,12 @@ _ABOUT: tuple[tuple[re.Pattern[str], Ending], ...] = (
     (re.compile(r"filter|safe|block|refus|polic|moderat|prohibit|harm"), "refused"),
     (re.compile(r"length|limit|max|trunc|exceed|budget|cut"), "length"),
 )
+
+
+def ending_word(holder: Mapping[str, Any]) -> str | None:
+    """The word by which a logged message or row says how its answer ended; None if it says nothing."""
+    words = (holder.get(key) for key in ENDING_KEYS)
+    return next((word for word in words if isinstance(word, str) and word.strip()), None)
 
 
 def ends_in_calls(word: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from engine.chat.finish_reasons import ending_of
+from engine.chat.finish_reasons import ENDING_KEYS, ending_of, ending_word
 from engine.chat.messages import ROLES, BadRecordError, decoded, normal
 from engine.chat.prompt import Message, Prompt
 from engine.config.schema import PromptSource
@@ -28,7 +28,6 @@ TEXT_BESIDE_CALLS = "text beside calls left aside"
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 # The keys of a message that a template may read; what else a log keeps (times, names of users) is no part of the chat.
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", *_REASONING)
-_ENDINGS = ("finish_reason", "stop_reason", "finishReason", "done_reason")  # of an answer, in its message or its row
 _SHOWN_CHARACTERS = 40
 _MOST_SECONDS = 1e11
 
@@ -50,7 +49,7 @@ class LogSource(PromptSource):
         """Where a row may say how its answer ended: in a column of its own, or around the answer's column."""
         parts = (self.reference_column or "").split(".")
         outer = ["", *(".".join(parts[:depth]) + "." for depth in range(1, len(parts)))]
-        return tuple(f"{prefix}{name}" for prefix in outer for name in _ENDINGS)
+        return tuple(f"{prefix}{name}" for prefix in outer for name in ENDING_KEYS)
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def _answer(messages: Sequence[Message], ending: str | None, seen: Counter[str])
 
 def _given(given: Mapping[str, Any], answer: str, ending: str | None, source: LogSource, seen: Counter[str]) -> str:
     """The answer of a column of its own, which comes before that of the messages."""
-    if _is_cut(_ending(given) or ending, seen):
+    if _is_cut(ending_word(given) or ending, seen):
         return ""
     reference = reference_of(given, seen)
     if reference and answer and answer != reference:
@@ -159,10 +158,6 @@ def _is_cut(ending: str | None, seen: Counter[str]) -> bool:
         return False
     seen[f"answer that ended with {ending[:_SHOWN_CHARACTERS]!r} left aside"] += 1
     return True
-
-
-def _ending(holder: Mapping[str, Any]) -> str | None:
-    return next(filter(None, (_word(holder.get(name)) for name in _ENDINGS)), None)
 
 
 def _word(value: Any) -> str | None:
@@ -180,10 +175,10 @@ def _messages(
             seen["answer without content"] += 1
         record = {**record, source.messages_column: answered}  # a name with dots comes before a path
     messages = messages_of(record, source, seen)
-    for key in (key for message in messages for key in message if key not in (*_MESSAGE_KEYS, *_ENDINGS)):
+    for key in (key for message in messages for key in message if key not in (*_MESSAGE_KEYS, *ENDING_KEYS)):
         seen[f"{key!r} of a message left aside"] += 1
     kept = [{key: inner for key, inner in message.items() if key in _MESSAGE_KEYS} for message in messages]
-    return kept, [_ending(message) for message in messages]
+    return kept, [ending_word(message) for message in messages]
 
 
 def _without_missing_answers(messages: list[Any]) -> list[Any]:

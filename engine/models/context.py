@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engine.errors import DraftbenchError
@@ -45,17 +45,41 @@ def refuse_beyond_draft(draft: Any, texts: Iterable[tuple[str, int]]) -> None:
     A draft may read less than its target. Prompts are not left out for it: what drafts are measured on must not depend
     on the draft.
     """
-    limit = context_of(draft.config)
-    if limit is None:
-        return
+    _refuse_beyond(
+        context_of(draft.config),
+        list(texts),
+        "the draft",
+        "beyond its context a draft proposes noise, or fails",
+        "lower max_new_tokens, set prompts.max_prompt_tokens, take the held-out ones out, or use a draft that reads as "
+        "much as its target",
+    )
+
+
+def refuse_decoded_beyond(target: Any, draft: Any | None, texts: Iterable[tuple[str, int]]) -> None:
+    """Raise DraftbenchError if a text that is timed or certified does not fit into the context of target and draft.
+
+    `texts`: (prompt id, most tokens). These answers have lengths of their own, so a captured one may fit where these
+    do not. Decoding on would read positions that a model was not made for, and the figures would be of noise.
+    """
+    models = {"the target": target} if draft is None else {"the target": target, "the draft": draft}
     lengths = list(texts)
-    long = [(tokens, name) for name, tokens in lengths if tokens > limit]
+    for reader, model in models.items():
+        _refuse_beyond(
+            context_of(model.config),
+            lengths,
+            reader,
+            "it would be timed or certified beyond its context",
+            "lower measure.speed_tokens or measure.certificate_tokens",
+        )
+
+
+def _refuse_beyond(limit: int | None, lengths: Sequence[tuple[str, int]], reader: str, why: str, fix: str) -> None:
+    long = [] if limit is None else [(tokens, name) for name, tokens in lengths if tokens > limit]
     if long:
         tokens, name = max(long)
         share = f" ({len(long):,} of {len(lengths):,} prompts are too long)" if len(lengths) > 1 else ""
         raise DraftbenchError(
-            f"prompt {name!r} and its answer may have {tokens:,} tokens, and the draft reads {limit:,} at most{share}",
-            "beyond its context a draft proposes noise, or fails",
-            "lower max_new_tokens, set prompts.max_prompt_tokens, take the held-out ones out, or use a draft that "
-            "reads as much as its target",
+            f"prompt {name!r} and its answer may have {tokens:,} tokens, and {reader} reads {limit:,} at most{share}",
+            why,
+            fix,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from engine.capture.plan import CapturePlan
 from engine.capture.store import Capture
 from engine.chat.prompt import prompts_hash
 from engine.config.schema import Recipe
@@ -13,7 +14,7 @@ from engine.data.subsets import distinct
 from engine.fileio import read_json
 from engine.measure.suite import Measured, Pair, measure_drafts
 from engine.measure.target_alone import measure_target
-from engine.models.context import refuse_beyond_draft
+from engine.models.context import refuse_beyond_draft, refuse_decoded_beyond
 from engine.models.draft import Draft, load_draft, parameter_counts, trim
 from engine.models.head import Head
 from engine.models.load import LoadedModel
@@ -23,7 +24,7 @@ from engine.records.provenance import DraftParameters, PromptCounts, Provenance,
 from engine.records.summary import Summary
 from engine.runs.drafts import draft_as_it_is, untrained_draft, weights_hash
 from engine.runs.folder import RunFolder
-from engine.runs.plan import plan_heldout
+from engine.runs.plan import decoded_texts, plan_heldout
 from engine.runs.provenance import measured_by, provenance
 from engine.runs.session import Session, capture_heldout
 from engine.served.acceptance import measure_served
@@ -40,7 +41,7 @@ def measure(session: Session) -> Summary:
     recipe, target, folder = session.recipe, session.target, session.run.path
     plans = plan_heldout(session.home.captures, recipe, target, session.prompts)
     trained = load_draft(folder / "draft" / "best", target)
-    refuse_beyond_draft(trained.model, [text for plan in plans.values() for text in plan.texts])
+    _refuse_beyond_context(session, trained, plans)
     heldout = capture_heldout(plans, target, recipe.capture, session.progress)
     initial = _untrained(session, trained)
     served = Draft(cast(initial.model, target.dtype).requires_grad_(False), initial.info)
@@ -74,6 +75,13 @@ def measure_served_alone(run: RunFolder, recipe: Recipe, progress: Progress) -> 
     return measured.summary
 
 
+def _refuse_beyond_context(session: Session, draft: Draft, plans: Mapping[float, CapturePlan]) -> None:
+    """Refuse answers that do not fit, before they are captured, timed or certified."""
+    refuse_beyond_draft(draft.model, [text for plan in plans.values() for text in plan.texts])
+    again = decoded_texts(plans, session.prompts, session.recipe.measure)
+    refuse_decoded_beyond(session.target.model, draft.model, again)
+
+
 def _measure_as_it_is(session: Session) -> Summary:
     recipe, target = session.recipe, session.target
     heldout: dict[float, Capture] = {}
@@ -81,7 +89,7 @@ def _measure_as_it_is(session: Session) -> Summary:
     if recipe.has_draft:
         draft = _as_it_is(session, target)
         plans = plan_heldout(session.home.captures, recipe, target, session.prompts)
-        refuse_beyond_draft(draft.model, [text for plan in plans.values() for text in plan.texts])
+        _refuse_beyond_context(session, draft, plans)
         heldout = capture_heldout(plans, target, recipe.capture, session.progress)
         exact = session.target_float32
         measured = measure_drafts(

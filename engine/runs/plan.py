@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.capture.plan import CapturePlan, plan_capture
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.chat.rendering import measurable, render
-from engine.config.schema import CaptureSpec, Recipe
+from engine.config.schema import CaptureSpec, MeasureSpec, Recipe
 from engine.data.overlap import remove_overlap
 from engine.data.readers import read_prompts
 from engine.data.subsets import distinct, nested_subset, split_heldout
@@ -133,6 +133,22 @@ def _measured_only(recipe: Recipe, target: LoadedModel) -> PromptSplit:
             "no prompt is left to measure on", in_words(counts), "check prompts.heldout and prompts.max_prompt_tokens"
         )
     return PromptSplit([], [], measured, counts, prompts_hash(heldout.prompts))
+
+
+def decoded_texts(
+    heldout: Mapping[float, CapturePlan], prompts: PromptSplit, measure: MeasureSpec
+) -> list[tuple[str, int]]:
+    """Each held-out prompt that is timed or certified, and how many tokens it and its answer may have there."""
+    if measure.against == "server" or not heldout:
+        return []
+    plan = next(iter(heldout.values()))
+    lengths = {prompt.id: len(ids) for prompt, ids in zip(plan.prompts, plan.prompt_ids, strict=True)}
+    timed = [(prompt.id, measure.speed_tokens) for prompt in prompts.measured[: measure.speed_prompts]]
+    certified = [(prompt.id, measure.certificate_tokens) for prompt in prompts.measured[: measure.certificate_prompts]]
+    most: dict[str, int] = {}
+    for name, answer in timed + certified:
+        most[name] = max(most.get(name, 0), lengths[name] + answer)
+    return list(most.items())
 
 
 def in_words(counts: Mapping[str, int]) -> str:

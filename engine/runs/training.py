@@ -24,7 +24,7 @@ from engine.distill.selection import SelectedBatches
 from engine.distill.source import BatchSource
 from engine.distill.trainer import Trainer
 from engine.measure.acceptance import exact_acceptance, mean_overlap
-from engine.models.context import refuse_beyond_draft
+from engine.models.context import refuse_beyond_draft, refuse_decoded_beyond
 from engine.models.draft import Draft, check_trim, parameter_counts
 from engine.models.head import Head
 from engine.models.precision import copy_in, renew
@@ -32,7 +32,7 @@ from engine.records.events import DraftMade
 from engine.records.provenance import DraftParameters, PromptCounts, Provenance, Seeds
 from engine.records.training import Training
 from engine.runs.drafts import adapted, keep_shared, reference_draft, trim_to_answers, untrained_draft, weights_hash
-from engine.runs.plan import plan_run
+from engine.runs.plan import decoded_texts, plan_run
 from engine.runs.provenance import provenance, versions
 from engine.runs.session import Session, capture_for_training, capture_training
 from engine.served.agreement import mean_agreement, text_agreement
@@ -92,6 +92,8 @@ def _prepare(session: Session) -> _Prepared:
     shared = None if lora is None else keep_shared(home, run, recipe, draft)
     plan = plan_run(home.captures, recipe, target, session.prompts)
     refuse_beyond_draft(draft.model, plan.texts)
+    again = decoded_texts(plan.heldout, session.prompts, recipe.measure)
+    refuse_decoded_beyond(target.model, draft.model, again)
     if session.processes.first:
         answers, watched = capture_for_training(plan, recipe, target, session.progress)
     else:  # it evaluates nothing

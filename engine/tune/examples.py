@@ -7,11 +7,12 @@ the target is tuned on the text it will be served (trap: two templates).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from engine.chat.finish_reasons import ENDING_KEYS, ending_of, ending_word
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import check_rows, render
 from engine.chat.token_ids import token_ids
@@ -71,32 +72,39 @@ class _Answered(PromptSource):
     """A source of which the answers are read as well; of tables only the columns that are named are loaded."""
 
     def columns(self) -> tuple[str, ...]:
-        return (*super().columns(), "reference")
+        return (*super().columns(), "reference", *ENDING_KEYS)
 
 
 def read_examples(
     sources: Sequence[PromptSource], data: TuneData, beside: Path | None
 ) -> tuple[list[Example], list[SourceInfo], int]:
-    """Examples of the sources in order, where they came from, and how many records had no reference.
+    """Examples of the sources in order, where they came from, and how many records had no whole reference.
 
-    Raises DraftbenchError for a record without reference unless `data.unanswered` is leave_out.
+    A reference beside which the record says that the answer was cut, refused or failed would be learnt as one that
+    ended, so it counts as none. Raises DraftbenchError for a record without reference unless `data.unanswered` is
+    leave_out.
     """
     whole = read_prompts(sources, relative_to=beside)
     examples = []
-    for prompt, reference in zip(whole.prompts, _references(sources, whole.sources, beside), strict=True):
-        if isinstance(reference, str) and reference.strip():
+    for prompt, record in zip(whole.prompts, _records(sources, whole.sources, beside), strict=True):
+        reference, word = record.get("reference"), ending_word(record)
+        is_whole = word is None or ending_of(word) == "stop"
+        if isinstance(reference, str) and reference.strip() and is_whole:
             examples.append(Example(prompt, reference))
         elif data.unanswered == "refuse":
-            raise _no_reference(prompt.id, "no reference" if reference is None else f"the reference {reference!r}")
+            lacks = "no reference" if reference is None else f"the reference {reference!r}"
+            raise _no_reference(prompt.id, lacks if is_whole else f"a reference that ended with {word!r}")
     return examples, whole.sources, len(whole.prompts) - len(examples)
 
 
-def _references(sources: Sequence[PromptSource], infos: Sequence[SourceInfo], beside: Path | None) -> Iterator[Any]:
-    """The `reference` of each record in the order of the prompts, since a Prompt does not hold it."""
+def _records(
+    sources: Sequence[PromptSource], infos: Sequence[SourceInfo], beside: Path | None
+) -> Iterator[Mapping[str, Any]]:
+    """The records of the prompts in their order, since a Prompt does not hold the reference."""
     for source, info in zip(sources, infos, strict=True):
         answered = _Answered(**source.model_dump())
         rows = itertools.islice(open_source(answered, beside)[0], info["rows"])
-        yield from (row.record.get("reference") for row in rows if row.record is not None)
+        yield from (row.record for row in rows if row.record is not None)
 
 
 def encode(

@@ -10,7 +10,7 @@ from engine.chat.rendering import render
 from engine.chat.unwritten import unwritten
 from engine.data.columns import remarks
 from engine.data.subsets import distinct, nested_subset, split_heldout
-from engine.models.context import context_of
+from engine.models.context import context_of, least_context
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
 
 _LONGEST = 2000  # prompts whose tokens are counted: the longest in characters
@@ -78,6 +78,8 @@ def length(subject: Subject) -> Finding:
     message = f"the longest has {max([*train, *heldout], default=0):,} tokens, the context {context or 'no limit'}"
     if problem := _beyond_draft(subject, train, heldout, context):
         return failed(f"{problem}: {message}", "lower max_new_tokens, use shorter prompts, or another draft")
+    if problem := _beyond_when_decoded(subject, context):
+        return failed(f"{problem}: {message}", "lower measure.speed_tokens or measure.certificate_tokens")
     if over_limit := len(all_train) - len(train):
         message += f"; {over_limit} longer than prompts.max_prompt_tokens are left out"
         if training and over_limit == len(training):
@@ -108,6 +110,24 @@ def _beyond_draft(subject: Subject, train: list[int], heldout: list[int], contex
     kept = [n for n in heldout if not (limit and context) or n <= max(limit, context - answer)]
     long = sum(n + recipe.capture.max_new_tokens > reads for n in train) + sum(n + answer > reads for n in kept)
     return f"{long} prompts with their answers are longer than the draft's {reads:,} tokens of context" if long else ""
+
+
+def _beyond_when_decoded(subject: Subject, context: int | None) -> str:
+    """How many prompts leave no room for the answers that are timed or certified, which have lengths of their own."""
+    recipe, measure = subject.recipe, subject.recipe.measure
+    reads = least_context(context, subject.draft_context)
+    if reads is None or measure.against == "server" or not recipe.has_draft:
+        return ""
+    held = subject.prompts("heldout").prompts
+    measured = split_heldout(held, recipe.train.eval_prompts, None)[1] if recipe.trains else distinct(held)
+    limit, most = recipe.prompts.max_prompt_tokens, reads
+    if limit is not None and context is not None:
+        most = max(limit, context - measure.max_new_tokens)  # longer ones are left out
+    asked = {measure.speed_tokens: measure.speed_prompts, measure.certificate_tokens: measure.certificate_prompts}
+    long = 0
+    for answer, prompts in asked.items():
+        long += sum(n <= most and n + answer > reads for n in _token_counts(subject, measured[:prompts]))
+    return f"{long} answers would be timed or certified beyond the context of {reads:,} tokens" if long else ""
 
 
 def in_the_template(subject: Subject) -> Finding:

@@ -466,6 +466,17 @@ def test_prompts_and_answers_beyond_the_drafts_context_fail_before_the_start(rec
     assert named(checks(home(), made(recipe)))["prompt length"].ok
 
 
+@pytest.mark.parametrize("longer", ["measure.speed_tokens=2000", "measure.certificate_tokens=2000"])
+def test_answers_that_are_timed_or_certified_beyond_the_context_fail_before_the_start(recipe: Path, longer: str):
+    found = named(checks(home(), made(recipe, longer)))["prompt length"]
+    assert not found.ok
+    assert "answers would be timed or certified beyond the context of" in found.message
+    assert "measure.speed_tokens" in found.fix
+    assert named(checks(home(), made(recipe, "measure.speed_tokens=2000", "measure.speed_prompts=0")))[
+        "prompt length"
+    ].ok, "nothing is timed"
+
+
 LAST_BY_HASH = max(range(8), key=lambda i: hashlib.sha256(f"p{i}".encode()).digest())
 
 

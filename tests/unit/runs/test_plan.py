@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from engine.config.schema import Recipe
+from engine.errors import DraftbenchError
 from engine.paths import home
 from engine.planning.outlines import target_outline
-from engine.runs.plan import RunPlan, plan_run, split_prompts
+from engine.runs.execution import execute
+from engine.runs.folder import RunFolder
+from engine.runs.plan import RunPlan, decoded_texts, plan_heldout, plan_run, split_prompts
 from engine.runs.recipes import read_recipe
 from engine.runs.session import load_target
 
@@ -44,4 +47,31 @@ def test_an_outline_has_the_plan_of_the_loaded_target(recipe: Path, settings: tu
     }
     assert outline.training is not None
     assert len(outline.training.prompts) == 8
+    assert not home().captures.exists()
+
+
+def test_answers_that_are_decoded_again_have_lengths_of_their_own(recipe: Path):
+    """They are timed and certified, and may pass a context that the captured answers fit into."""
+    wanted = asked(recipe, "measure.speed_prompts=1", "measure.speed_tokens=40", "measure.certificate_prompts=2")
+    target = target_outline(wanted.target)
+    assert target is not None
+    prompts = split_prompts(wanted, target)
+    heldout = plan_heldout(home().captures, wanted, target, prompts)
+    lengths = {name: most - wanted.measure.max_new_tokens for name, most in heldout[0.0].texts}
+    first, second = (prompt.id for prompt in prompts.measured[:2])
+    certified = wanted.measure.certificate_tokens
+    assert certified < 40
+    assert decoded_texts(heldout, prompts, wanted.measure) == [
+        (first, lengths[first] + 40),
+        (second, lengths[second] + certified),
+    ]
+    assert not decoded_texts(heldout, prompts, wanted.measure.model_copy(update={"against": "server"}))
+
+
+@pytest.mark.slow
+def test_answers_timed_beyond_the_context_are_refused_before_anything_is_captured(recipe: Path):
+    made = RunFolder.create(home(), asked(recipe, "measure.speed_tokens=2000"))
+    with pytest.raises(DraftbenchError, match="and the target reads 512 at most") as refused:
+        execute(home(), made, quiet=True)
+    assert "measure.speed_tokens" in refused.value.fix
     assert not home().captures.exists()

@@ -27,7 +27,7 @@ from engine.models.load import load_model, model_fingerprint
 from engine.paths import PROJECT_ROOT
 from engine.progress import Progress
 from engine.tune.adapter import add_adapter
-from engine.tune.examples import Encoded, Example, encode, ended, example_set
+from engine.tune.examples import Encoded, Example, encode, ended, example_set, read_examples
 from engine.tune.figures import RATES, Observed, differences
 from engine.tune.function_calls import Judgement
 from engine.tune.pipeline import measure_again, tune
@@ -124,6 +124,21 @@ def test_a_record_without_reference_is_refused_or_left_out(recipe: Path, tmp_pat
     report = made(recipe, tmp_path / "out", "data.unanswered=leave_out", "train.max_steps=1")
     assert report["data"]["train"]["without_reference"] == 1
     assert report["data"]["train"]["records"] == 6
+
+
+def test_a_reference_that_was_cut_or_refused_counts_as_none(tmp_path: Path):
+    """Its end would be learnt where a limit or a filter put it. A log's import leaves such answers aside as well."""
+    endings = {"whole": "end_turn", "cut": "MAX_TOKENS", "refused": "content_filter", "silent": None}
+    write(
+        tmp_path / "x.jsonl",
+        [{"id": name, "prompt": f"{name}?", "reference": "Yes", "finish_reason": e} for name, e in endings.items()],
+    )
+    sources = [PromptSource(path=str(tmp_path / "x.jsonl"))]
+    with pytest.raises(DraftbenchError, match="'cut' has a reference that ended with 'MAX_TOKENS'"):
+        read_examples(sources, DATA, None)
+    left, _, unanswered = read_examples(sources, DATA.model_copy(update={"unanswered": "leave_out"}), None)
+    assert [example.prompt.id for example in left] == ["whole", "silent"]
+    assert unanswered == 2
 
 
 def test_a_heldout_query_is_taken_out_of_training(recipe: Path, tmp_path: Path):
