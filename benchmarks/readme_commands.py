@@ -33,9 +33,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_PROGRAMS = ("make", "draftbench", "streamlit", "source", "python", "pip", "git")
+_PROGRAMS = ("make", "draftbench", "streamlit", "source", "python", "pip", "git", "torchrun")
 _SERVES = re.compile(r"^(make run|streamlit run|draftbench live)\b")
-_SLOW = re.compile(r"^(make test|draftbench (run|tune|data magpie|study (?!show)(?!.*--plan)))\b")
+_SLOW = re.compile(r"^(make test|torchrun|draftbench (run|tune|data magpie|study (?!show)(?!.*--plan)))\b")
 _SAMPLE = "serve-chinese"  # what stands for RUN; README trains a second serve-biology
 _CUDA = "benchmarks/gpu.py"
 _NEVER = re.compile(
