@@ -1,7 +1,7 @@
 """What a server's truncated signal costs: acceptance of drafts that learn the same text from signals of four kinds.
 
-    python benchmarks/served_signal.py                        # about 15 minutes on two idle cores
-    python benchmarks/served_signal.py --prompts 194 --seeds 0 1 2
+    python benchmarks/served_signal.py                        # ten minutes on two idle cores
+    python benchmarks/served_signal.py --seeds 0 1 2          # what docs/black-box.md shows: half an hour
 
 The embedded target with the adapter for function calling is served by benchmarks/model_server.py, whose answers to the
 training prompts are captured with the 20 likeliest tokens at each position (compact, from the server). The same
