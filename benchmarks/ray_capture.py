@@ -94,6 +94,8 @@ class LocalCluster:
         from ray.cluster_utils import Cluster
 
         os.environ.update(environment(folder / "no-home"))  # the nodes have it from here
+        folder.mkdir(exist_ok=True)
+        os.environ["RAY_TMPDIR"] = str(folder)  # the address of this cluster is no other program's business
         os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  by itself Ray's workers give way to all others
         if node_home is not None:
             os.environ["DRAFTBENCH_NODE_HOME"] = str(node_home)
