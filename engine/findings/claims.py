@@ -171,7 +171,8 @@ class RuleClaim(LossClaim):
     """A loss made for one way to propose against losses made for the other."""
 
     def missing(self, start: Run) -> BothSides:
-        return BothSides("no comparable argmax_ce and forward_kl", {"loss": ["argmax_ce", "forward_kl", "tvd"]})
+        against = ["tvd"] if self.breadth[0] == "against" else []  # else one other loss is all that the claim is about
+        return BothSides("no comparable argmax_ce and forward_kl", {"loss": ["argmax_ce", "forward_kl", *against]})
 
 
 def _is_argmax_ce(facts: Facts) -> bool:
