@@ -207,9 +207,7 @@ class Recipe(Section):
         if signal == "none" and logprobs is not None:
             raise ValueError("capture.server.logprobs are kept by capture.signal 'compact' alone, not by 'none'")
         if not self.train.needs_capture:
-            raise ValueError(
-                "a stream that is decoded needs the target itself, not a server: use train.mode 'offline'"
-            )
+            raise ValueError("a stream that is decoded needs the target itself, not a server: use train.mode 'offline'")
         if signal == "compact" and self.train.mode == "online":
             raise ValueError(
                 "a replayed stream needs the target's probability of every token, and a server sends its likeliest "
