@@ -16,6 +16,7 @@ from engine.fileio import finite
 from engine.measure import certificate as lossless
 from engine.measure import suite
 from engine.measure.compare import ON_TARGET_TEXT
+from engine.measure.decision import decide
 from engine.measure.statistics import ALARM_Z
 from engine.measure.suite import Measured, Pair
 from engine.models.draft import Draft
@@ -348,6 +349,16 @@ def test_adaptive_gamma_stays_within_num_draft_tokens(target, captures, no_chi_s
     result = measured(target, target.model, {1.0: captures[1.0]}, spec)
     assert result.summary.document()["conditions"]["adaptive"] is True
     assert result.tables["rounds"].num_draft_tokens.between(0, 4).all()
+
+
+def test_where_gamma_adapted_no_figure_claims_to_be_of_one_gamma(target, captures, no_chi_square):
+    spec = settings(adaptive=True, num_draft_tokens=8, speed_tokens=12)
+    summary = measured(target, tiny_llama(layers=2, seed=5), {0.0: captures[0.0]}, spec).summary
+    speed, decision = summary.speed, decide(summary)
+    assert speed.forward_s.num_draft_tokens is None
+    assert math.isnan(speed.predicted_speedup.formula)
+    assert summary.conditions.gamma == "up to 8, by the acceptance"
+    assert not [words for words in (*decision.reasons, *decision.changes) if "gamma" in words]
 
 
 def test_low_precision_adds_margins_to_the_certificate(captures, no_chi_square, target, monkeypatch):
