@@ -85,6 +85,14 @@ def other_texts(left_out: int) -> str:
     return f"Left out: {prompts} otherwise in the two measurements."
 
 
+def unmeasured(pairs: int, rate: str) -> str:
+    """Says so if seeds were left out since an earlier version measured a side of them, without this rate."""
+    if not pairs:
+        return ""
+    seeds = "1 seed" if pairs == 1 else f"{pairs} seeds"
+    return f"Left out: {seeds} measured by an earlier version without {rate} (`draftbench measure RUN` adds it)."
+
+
 def untrained(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
     """Says so if drafts were measured with the weights they began with: then the training is not what is compared."""
     drafts = list(dict.fromkeys(run for pair in pairs for run in pair.runs))

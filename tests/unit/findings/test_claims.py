@@ -182,3 +182,15 @@ def test_runs_without_argmax_rates_say_nothing_of_argmax_proposals():
     found = store.findings()
     assert found["loss_for_argmax"].verdict == FEW
     assert found["loss_for_argmax"].cells == ()
+
+
+def test_a_seed_that_was_measured_before_argmax_is_left_out_and_named_as_such():
+    store = Store()
+    for seed, (divergence, hard) in enumerate([(None, None), (0.50, 0.55)]):
+        store.add(f"kl{seed}", 0.5, argmax=divergence, **{"train.seed": seed})
+        store.add(f"ce{seed}", 0.45, argmax=hard, **{"train.seed": seed, "train.loss": "argmax_ce"})
+    (cell,) = store.findings()["loss_for_argmax"].cells
+    assert cell.runs == ["kl1", "ce1"]
+    assert cell.remark == (
+        "Left out: 1 seed measured by an earlier version without argmax (`draftbench measure RUN` adds it)."
+    )
