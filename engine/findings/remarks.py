@@ -21,6 +21,7 @@ def unequal_training(
     sentences = (
         unequal_effort(compared, known, of_queries=of_queries),
         unequal_choice(compared, known),
+        other_choice(compared, known),
         untrained(pairs, known),
     )
     return " ".join(filter(None, sentences))
@@ -67,6 +68,15 @@ def unequal_choice(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
         return ""
     counts = " against ".join(f"{side[0]} to {side[-1]}" if len(side) > 1 else str(side[0]) for side in (base, other))
     return f"The best weights of {counts} evaluations during training were measured."
+
+
+def other_choice(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
+    """Says so if the measured weights were chosen at other temperatures: they are the best at those."""
+    sides = [{known[run].effort.get("watched_at") for pair in pairs for run, _ in side(pair)} for side in _SIDES]
+    if sides[0] == sides[1] or None in sides[0] | sides[1]:
+        return ""
+    words = (" or ".join(" and ".join(f"{t:g}" for t in watched) for watched in sorted(side)) for side in sides)
+    return f"The weights were chosen by acceptance at T = {' against T = '.join(words)}."
 
 
 def _efforts(pairs: Sequence[Pair], known: Mapping[str, Run], key: str) -> list[list[float]] | None:

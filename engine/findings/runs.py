@@ -36,7 +36,7 @@ class Run:
     facts: Facts
     effort: Mapping[str, Any] = field(
         default_factory=dict
-    )  # steps_done, tokens_seen, best_step, n_train, commit, evaluations
+    )  # steps_done, tokens_seen, best_step, n_train, commit, evaluations, watched_at
     config: Mapping[str, Any] = field(default_factory=dict)
     draft_sha256: str | None = None  # of the weights that were measured
 
@@ -84,6 +84,7 @@ def _run(row: Mapping[Any, Any]) -> Run:
     effort["n_train"], effort["commit"] = facts["n_train"], (provenance.source.commit or "")[:7] or None
     # the best draft was chosen from so many: before the first step, every `eval_every` steps, after the last
     effort["evaluations"] = 1 + math.ceil(steps / every) if steps and every else None
+    effort["watched_at"] = tuple(sorted(training.first_exact)) or None  # temperatures by which it was chosen
     hash(tuple(facts.values()))  # they are compared, and are keys
     measurement = provenance.measurement
     return Run(str(row["run_id"]), facts, effort, config, measurement.draft_sha256 if measurement else None)
