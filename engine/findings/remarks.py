@@ -72,8 +72,8 @@ def unequal_choice(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
 
 def other_choice(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
     """Says so if the measured weights were chosen at other temperatures: they are the best at those."""
-    sides = [{known[run].effort.get("watched_at") for pair in pairs for run, _ in side(pair)} for side in _SIDES]
-    if sides[0] == sides[1] or None in sides[0] | sides[1]:
+    sides = [{known[run].effort.get("watched_at") or () for pair in pairs for run, _ in side(pair)} for side in _SIDES]
+    if sides[0] == sides[1] or () in sides[0] | sides[1]:  # of an earlier version it is not known
         return ""
     words = (" or ".join(" and ".join(f"{t:g}" for t in watched) for watched in sorted(side)) for side in sides)
     return f"The weights were chosen by acceptance at T = {' against T = '.join(words)}."
