@@ -23,6 +23,9 @@ from engine.paths import PROJECT_ROOT
 MATCH = {TOKENS: "tokens", STEPS: "steps"}  # kind of effort -> what a study matches to make runs of it
 OTHER_LOSSES = ("reverse_kl", "tvd")  # that forward KL is set against first
 
+# What exact acceptance depends on besides the models and the text.
+_SAME_RATE = ("measure.top_p", "measure.top_k", "dtype", "device")
+
 _Twins = tuple[Run, Run, str]  # online, offline, kind of effort
 
 
@@ -50,6 +53,8 @@ class GenericClaim(Claim):
             source = general.get(str(run.facts.get("draft.checkpoint")))
             if source is None or not self.is_other(run.facts) or run.facts["target"] == source.facts["target"]:
                 continue  # the same target on other prompts is another question
+            if any(run.facts.get(fact) != source.facts.get(fact) for fact in _SAME_RATE):
+                continue
             measured = [(name, run.facts[name]) for name in sorted(run.facts) if name.startswith("measure.")]
             place_facts = (
                 run.facts["target"],

@@ -92,6 +92,18 @@ def test_a_generic_draft_under_a_domain_target():
     assert finding.verdict == REPRODUCED
 
 
+@pytest.mark.parametrize("other", [{"measure.top_k": 1}, {"measure.top_p": 0.5}])
+def test_a_generic_draft_that_was_measured_under_other_sampling_is_not_compared(other: dict[str, float]):
+    store = Store()
+    store.add("gen", 0.5, target="base", heldout="g", **{"prompts.domain": "general"}, **other)
+    begun = {"draft.init": "checkpoint", "draft.checkpoint": "gen"}
+    store.add("bio", 0.6, initial=0.3, target="dom", **begun)
+    assert store.findings()["generic"].cells == ()
+    store.add("alike", 0.6, initial=0.3, target="dom", **begun, **other)
+    (cell,) = store.findings()["generic"].cells
+    assert cell.runs == ["gen", "alike"]
+
+
 def test_the_generic_draft_is_known_by_its_weights_wherever_they_lie():
     store = Store()
     store.add("g", 0.60, target="general", heldout="hg", **{"prompts.domain": "general"})
