@@ -134,6 +134,13 @@ def loss_name(terms: Any) -> str:
     return _text(terms)
 
 
+def loss_names(loss: Any) -> list[str]:
+    """The losses of a fact that `loss_name` made, each by its name alone."""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return [str(term["name"]) for term in json.loads(str(loss))]
+    return [str(loss)]
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 

@@ -206,3 +206,18 @@ def test_a_seed_that_was_measured_before_argmax_is_left_out_and_named_as_such():
     assert cell.remark == (
         "Left out: 1 seed measured by an earlier version without argmax (`draftbench measure RUN` adds it)."
     )
+
+
+def test_a_weight_makes_no_other_loss_of_a_single_one_and_sft_sees_no_distribution():
+    def terms(*names: str, weight: float = 1.0) -> list[dict[str, object]]:
+        return [{"name": name, "weight": weight, "beta": 0.5, "eta": 3.0, "hard_weight": 1.0} for name in names]
+
+    store = Store()
+    store.add("kl", 0.50, argmax=0.50)
+    store.add("ce", 0.40, argmax=0.55, **{"train.loss": "argmax_ce"})
+    store.add("half-kl", 0.50, argmax=0.50, **{"train.loss": terms("forward_kl", weight=0.5)})
+    store.add("half-sft", 0.40, argmax=0.40, **{"train.loss": terms("sft", weight=0.5)})
+    store.add("both", 0.45, argmax=0.45, **{"train.loss": terms("sft", "tvd")})
+    found = store.findings()
+    assert [cell.runs[0] for cell in found["best_loss"].cells] == ["both"]
+    assert {cell.runs[0] for cell in found["loss_for_argmax"].cells} == {"kl", "half-kl", "both"}
