@@ -25,7 +25,7 @@ DAMAGED = "damaged"  # why a run was left out whose documents or sums are not va
 _SIGNAL = ("signal", "signal_top_k")  # of `capture`: how the signal is stored, which black-box training does without
 _MEASURED_ON = ("top_p", "top_k", "max_new_tokens", "seed")
 _SAME_TRAINING = {"train.mode", "train.seed", "train.distill_temperature", "train.precision"}
-_SELECTION = "train.selection."  # which tokens are learnt from, whatever the mode
+SELECTION = "train.selection."  # which tokens are learnt from, whatever the mode
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def facts_of(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any
     for name in SECTIONS:
         settings |= {f"{name}.{key}": value for key, value in (train.get(name) or {}).items()}
     facts |= {f"train.{key}": _text(value) for key, value in settings.items()}
-    if provenance.reference_sha256 and f"{_SELECTION}reference" in facts:
-        facts[f"{_SELECTION}reference"] = provenance.reference_sha256
+    if provenance.reference_sha256 and f"{SELECTION}reference" in facts:
+        facts[f"{SELECTION}reference"] = provenance.reference_sha256
     return facts | {f"measure.{key}": measure.get(key) for key in _MEASURED_ON}
 
 
@@ -147,7 +147,7 @@ def _text(value: Any) -> str:
 
 def is_schedule(fact: str) -> bool:
     """Whether a fact belongs to how long and in which steps a draft was trained, rather than to what it was taught."""
-    return fact.startswith("train.") and fact not in _SAME_TRAINING and not fact.startswith(_SELECTION)
+    return fact.startswith("train.") and fact not in _SAME_TRAINING and not fact.startswith(SELECTION)
 
 
 def first_of_each(runs: Iterable[Run], *keys: str) -> dict[tuple[Any, ...], Run]:
