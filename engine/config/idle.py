@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.config.reading import one_line
-from engine.config.schema import RUN_DATE, Recipe
+from engine.config.schema import RUN_DATE, OnPolicySpec, Recipe
 from engine.config.section import Section, mark_of
 
 # Beside what the marks say of one section. `train.seed` also draws the weights of a draft that is not trained.
@@ -19,12 +19,27 @@ _DECODING = (
 _OF_DECODING = frozenset(f"measure.{key}" for key in _DECODING.split())
 
 
+_CUT = frozenset({"capture.top_p", "capture.top_k"})
+_OF_DRAFTS_TEXT = frozenset(f"train.on_policy.{key}" for key in OnPolicySpec.model_fields if key != "share")
+
+
 def idle_settings(recipe: Recipe) -> list[str]:
     """`key=value` of each setting that is not the default and has no effect beside the others of the recipe."""
-    unread = frozenset[str]() if recipe.trains else _OF_TRAINING
+    unread = _unread_in_training(recipe) if recipe.trains else _OF_TRAINING
     if recipe.trains and recipe.measure.against == "server":  # acceptance alone is measured
         unread |= _OF_DECODING
     return [setting for setting in _idle(recipe, "", unread) if not setting.startswith("train.seed=")]
+
+
+def _unread_in_training(recipe: Recipe) -> frozenset[str]:
+    train, unread = recipe.train, frozenset[str]()
+    if train.supervision == "black_box":  # the text is what it is, at any temperature
+        unread |= {"train.distill_temperature"}
+    if recipe.capture.temperature == 0:
+        unread |= _CUT
+    if train.on_policy.share == 0:
+        unread |= _OF_DRAFTS_TEXT
+    return unread
 
 
 def _idle(section: Section, prefix: str, unread: frozenset[str], *, whole: bool = False) -> Iterator[str]:

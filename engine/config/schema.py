@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from engine.catalogue import MODES, supervision_of
 from engine.config.capture import CaptureSpec, ServerSpec
@@ -18,7 +18,7 @@ from engine.config.measure import MeasureSpec
 from engine.config.models import RUN_DATE, DraftSpec, ModelSpec
 from engine.config.prompts import PromptSource, PromptsSpec, SourcesField
 from engine.config.resources import ResourcesSpec
-from engine.config.section import LABEL, MOST_TOKENS, PACE, Mark, Section, Values
+from engine.config.section import LABEL, MOST_TOKENS, PACE, STORED, Mark, Section, Values
 from engine.config.train import LossTerm, OnlineSpec, OnPolicySpec, SelectionSpec, TrainSpec
 
 __all__ = [
@@ -94,6 +94,20 @@ class Recipe(Section):
             raise ValueError(
                 "a compact signal holds probabilities at temperature 1; distill_temperature needs "
                 "capture.signal 'exact'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stream_can_be_replayed(self, info: ValidationInfo) -> Recipe:
+        """Refuse before the capture what could not be replayed from it. An earlier version did so after it."""
+        replays = self.trains and self.train.mode == "online" and self.train.online.stream == "replay"
+        if replays and self.capture.signal != "exact" and not (info.context or {}).get(STORED):
+            instead = "set capture.signal 'exact', or train.online.stream 'decode'"
+            if self.capture.server is not None:
+                instead = "a server sends no more, so use train.mode 'offline'"
+            raise ValueError(
+                "a replayed stream needs the target's probability of every token, and capture.signal "
+                f"{self.capture.signal!r} does not keep it: {instead}"
             )
         return self
 
@@ -193,9 +207,7 @@ class Recipe(Section):
         if signal == "none" and logprobs is not None:
             raise ValueError("capture.server.logprobs are kept by capture.signal 'compact' alone, not by 'none'")
         if not self.train.needs_capture:
-            raise ValueError(
-                "a stream that is decoded needs the target itself, not a server: use train.online.stream 'replay'"
-            )
+            raise ValueError("a stream that is decoded needs the target itself, not a server: use train.mode 'offline'")
         if signal == "compact" and self.train.mode == "online":
             raise ValueError(
                 "a replayed stream needs the target's probability of every token, and a server sends its likeliest "

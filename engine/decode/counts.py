@@ -28,15 +28,15 @@ class Counts:
             "tau": share_of(self.emitted, self.rounds),
         }
 
-    def as_others_report(self) -> dict[str, float]:
-        """The figures that other systems would print for the same trace.
+    def as_others_report(self, empty: int = 0) -> dict[str, float]:
+        """The figures that other systems would print for the same trace, `empty` of whose rounds proposed nothing.
 
-        vLLM's mean acceptance length pools drafts and adds the target's token; SGLang divides
-        completion tokens by verify calls, as Spec-Bench's mean accepted tokens does; llama.cpp
-        prints accepted over drafted.
+        vLLM's mean acceptance length pools drafts, of which such a round is none, and adds the
+        target's token; SGLang divides completion tokens by verify calls, as Spec-Bench's mean
+        accepted tokens does; llama.cpp prints accepted over drafted.
         """
         return {
-            "vllm_mean_acceptance_length": 1 + share_of(self.accepted, self.rounds),
+            "vllm_mean_acceptance_length": 1 + share_of(self.accepted, self.rounds - empty),
             "vllm_draft_acceptance_rate": share_of(self.accepted, self.drafted),
             "sglang_accept_length": share_of(self.emitted, self.rounds),
             "spec_bench_mean_accepted_tokens": share_of(self.emitted, self.rounds),

@@ -38,7 +38,7 @@ class Passes:
         """Optimiser steps in all."""
         if self.settings.batch_tokens is None:
             return total_steps(len(self.tokens), self.settings)
-        last = math.ceil(len(self.tokens) * self.settings.epochs) - 1
+        last = _passed(len(self.tokens), self.settings) - 1
         epoch, place = divmod(last, len(self.tokens))
         return _bounded(self._begin(epoch)[place] // self._step_tokens + 1, self.settings)
 
@@ -53,7 +53,7 @@ class Passes:
         if self.settings.batch_tokens is None:
             return step_answers(len(self.tokens), self.settings, step)
         total, first, after = sum(self.tokens), step * self._step_tokens, (step + 1) * self._step_tokens
-        count, indices = math.ceil(len(self.tokens) * self.settings.epochs), []
+        count, indices = _passed(len(self.tokens), self.settings), []
         for epoch in range(first // total, (after - 1) // total + 1):
             begin, order = self._begin(epoch), _order(len(self.tokens), self.settings.seed, epoch)
             inside = (first <= begin) & (begin < after) & (np.arange(len(order)) < count - epoch * len(order))
@@ -75,11 +75,16 @@ class Passes:
 
 def total_steps(answers: int, settings: TrainSpec, tokens: float = 0) -> int:
     """Optimiser steps of a run over that many answers; with `batch_tokens` about, from the `tokens` of them all."""
-    return _bounded(math.ceil(answers * settings.epochs / _step_size(answers, settings, tokens)), settings)
+    return _bounded(math.ceil(_passed(answers, settings) / _step_size(answers, settings, tokens)), settings)
 
 
 def _bounded(steps: int, settings: TrainSpec) -> int:
     return min(max(1, steps), settings.max_steps or steps)
+
+
+def _passed(answers: int, settings: TrainSpec) -> int:
+    """Answers in all epochs together. 1.1 times 50 is 55.00000000000001, which is 55 and no step for one more."""
+    return max(1, math.ceil(round(answers * settings.epochs, 6)))
 
 
 def planned_steps(answers: int, settings: TrainSpec, tokens: float = 0) -> int:
@@ -107,7 +112,7 @@ def step_answers(answers: int, settings: TrainSpec, step: int) -> list[int]:
     """
     assert settings.batch_size is not None
     size = min(settings.batch_size, answers)
-    wanted = range(step * size, min((step + 1) * size, math.ceil(answers * settings.epochs)))
+    wanted = range(step * size, min((step + 1) * size, _passed(answers, settings)))
     orders = {epoch: _order(answers, settings.seed, epoch) for epoch in {i // answers for i in wanted}}
     indices = [int(orders[i // answers][i % answers]) for i in wanted]
     return list(dict.fromkeys(indices))  # an answer met twice across the seam of two epochs counts once

@@ -72,14 +72,14 @@ def claim_json(finding: Finding, evaluated: HomeFindings) -> dict[str, Any]:
 
 
 def _band(claim: Claim) -> dict[str, Any] | None:
-    """As a change, and for what the paper states as a ratio too; whether relative or absolute it does not say."""
+    """As a change, and for what the paper states as a ratio too; seldom does it say which percent it means."""
     if claim.band is None:
         return None
     low, high = claim.band
     return {
         "change": [low, high],
         "ratio": [round(1 + low, 6), round(1 + high, 6)],
-        "meant": "relative or absolute: not stated",
+        "meant": claim.band_of[0] if len(claim.band_of) == 1 else "relative or absolute: not stated",
     }
 
 

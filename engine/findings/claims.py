@@ -12,16 +12,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from engine.catalogue import supervision_of
 from engine.findings import remarks
 from engine.findings.claim import ANY_TRAINING, BothSides, Claim, MissingRun, placed_pair
 from engine.findings.efforts import EFFORTS, OWN, STEPS, TOKENS, Schedules, efforts_of, schedule
 from engine.findings.pairs import Pair, Place, PlacedPair, place_name
-from engine.findings.runs import Facts, Run, first_of_each
+from engine.findings.runs import Facts, Run, first_of_each, loss_names
 from engine.findings.study_grid import Settings, short_sources
 from engine.paths import PROJECT_ROOT
 
 MATCH = {TOKENS: "tokens", STEPS: "steps"}  # kind of effort -> what a study matches to make runs of it
 OTHER_LOSSES = ("reverse_kl", "tvd")  # that forward KL is set against first
+
+# What exact acceptance depends on besides the models and the text.
+_SAME_RATE = ("measure.top_p", "measure.top_k", "dtype", "device")
 
 _Twins = tuple[Run, Run, str]  # online, offline, kind of effort
 
@@ -50,6 +54,8 @@ class GenericClaim(Claim):
             source = general.get(str(run.facts.get("draft.checkpoint")))
             if source is None or not self.is_other(run.facts) or run.facts["target"] == source.facts["target"]:
                 continue  # the same target on other prompts is another question
+            if any(run.facts.get(fact) != source.facts.get(fact) for fact in _SAME_RATE):
+                continue
             measured = [(name, run.facts[name]) for name in sorted(run.facts) if name.startswith("measure.")]
             place_facts = (
                 run.facts["target"],
@@ -171,12 +177,15 @@ class RuleClaim(LossClaim):
     """A loss made for one way to propose against losses made for the other."""
 
     def missing(self, start: Run) -> BothSides:
-        return BothSides("no comparable argmax_ce and forward_kl", {"loss": ["argmax_ce", "forward_kl", "tvd"]})
+        against = ["tvd"] if self.breadth[0] == "against" else []  # else one other loss is all that the claim is about
+        return BothSides("no comparable argmax_ce and forward_kl", {"loss": ["argmax_ce", "forward_kl", *against]})
 
 
-def _is_argmax_ce(facts: Facts) -> bool:
-    """Whether argmax_ce is among the losses, blended or not."""
-    return "argmax_ce" in str(facts["loss"])
+def _sees_the_distribution(facts: Facts) -> bool:
+    """Whether it was learnt from more than text, and from more than the likeliest token: argmax_ce counts as neither,
+    blended or not. A weight makes no other loss of a single one."""
+    names = loss_names(facts["loss"])
+    return supervision_of(names) == "white_box" and "argmax_ce" not in names
 
 
 class ScenarioClaim(Claim):
@@ -366,7 +375,7 @@ BEST_LOSS = LossClaim(
     "Of the losses that see the target's distribution, forward KL gives the highest acceptance.",
     "another white-box loss",
     "forward_kl",
-    lambda facts: facts["loss"] not in ("forward_kl", "sft") and not _is_argmax_ce(facts),
+    lambda facts: _sees_the_distribution(facts) and set(loss_names(facts["loss"])) != {"forward_kl"},
     _loss("forward_kl"),
     frozenset({"loss"}),
     sign=1,
@@ -395,7 +404,7 @@ FOR_ARGMAX = RuleClaim(
     "token is accepted more (argmax) than the losses that match the distribution.",
     "a loss that matches the distribution",
     "argmax_ce",
-    lambda facts: facts["loss"] != "sft" and not _is_argmax_ce(facts),
+    lambda facts: _sees_the_distribution(facts),
     _loss("argmax_ce"),
     frozenset({"loss"}),
     sign=1,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from engine.findings.runs import SEEDS, Facts, Run, is_schedule
+from engine.findings.runs import SEEDS, SELECTION, Facts, Run, is_schedule
 
 OWN, TOKENS, STEPS = "own schedule", "equal target tokens", "equal optimiser steps"
 EFFORTS = (OWN, TOKENS, STEPS)
@@ -50,8 +50,9 @@ def _is_one_pass(facts: Facts) -> bool:
 
 
 def schedule(run: Run) -> str:
-    """Everything of the run's training that is no seed and not what it was taught: equal text, equal schedule."""
-    settings = {key: value for key, value in run.facts.items() if is_schedule(key) and key not in SEEDS}
+    """How long and in which steps the run was trained, seeds apart, and on which tokens: equal text, equal schedule."""
+    kept = (key for key in run.facts if is_schedule(key) or key.startswith(SELECTION))
+    settings = {key: run.facts[key] for key in kept if key not in SEEDS}
     return repr(sorted(settings.items()))
 
 

@@ -23,10 +23,10 @@ from engine.findings.claims import CLAIMS
 from engine.findings.efforts import EFFORTS
 from engine.findings.pairs import Pair, Place
 from engine.findings.pooling import Part, Side, Tables, effect, seed_mean, table_of, tables_of, temperatures_of
-from engine.findings.remarks import other_schedule, other_texts
+from engine.findings.remarks import other_schedule, other_texts, unmeasured
 from engine.findings.runs import Run
 from engine.findings.verdicts import ENOUGH_SEEDS, FEW, NOT, contrary_by_chance, judge_cell, overall
-from engine.measure.compare import Paired, Sums, paired
+from engine.measure.compare import Paired, Sums, paired, same_answers
 from engine.measure.definitions import RATES
 from engine.records.interval import Interval
 from engine.records.record import Real
@@ -234,14 +234,16 @@ def _measure(
     """The effect of a place at one temperature; None if no prompt is common."""
     parts: dict[Pair, Part] = {}
     left_out: set[str] = set()
+    not_measured = 0  # pairs
     for pair in place.pairs:
         a = table_of(pair.base, pair.base_draft, temperature, tables)
         b = table_of(pair.other, pair.other_draft, temperature, tables)
         if a is None or b is None:
             continue
         if claim.paired:
-            both, common = paired(a, b, claim.rate), a.index.intersection(b.index)
-            left_out.update(common if both is None else common.difference(both.a.prompts))
+            both, same = paired(a, b, claim.rate), same_answers(a, b)[0].index
+            left_out.update(a.index.intersection(b.index).difference(same))
+            not_measured += both is None and len(same) > 0
         else:
             both = Paired(Sums.of(a, RATES[claim.rate]), Sums.of(b, RATES[claim.rate]))
         if both is not None:
@@ -264,7 +266,7 @@ def _measure(
         by_seed,
         verdict,
         reason,
-        other_texts(len(left_out)),
+        " ".join(filter(None, (other_texts(len(left_out)), unmeasured(not_measured, claim.rate)))),
         place.effort,
     )
     return _Measured(cell, part, {pair.seed: part for pair, part in parts.items()})

@@ -21,6 +21,7 @@ def unequal_training(
     sentences = (
         unequal_effort(compared, known, of_queries=of_queries),
         unequal_choice(compared, known),
+        other_choice(compared, known),
         untrained(pairs, known),
     )
     return " ".join(filter(None, sentences))
@@ -69,6 +70,15 @@ def unequal_choice(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
     return f"The best weights of {counts} evaluations during training were measured."
 
 
+def other_choice(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
+    """Says so if the measured weights were chosen at other temperatures: they are the best at those."""
+    sides = [{known[run].effort.get("watched_at") or () for pair in pairs for run, _ in side(pair)} for side in _SIDES]
+    if sides[0] == sides[1] or () in sides[0] | sides[1]:  # of an earlier version it is not known
+        return ""
+    words = (" or ".join(" and ".join(f"{t:g}" for t in watched) for watched in sorted(side)) for side in sides)
+    return f"The weights were chosen by acceptance at T = {' against T = '.join(words)}."
+
+
 def _efforts(pairs: Sequence[Pair], known: Mapping[str, Run], key: str) -> list[list[float]] | None:
     """An amount for every run of the two sides; None if it is not known of all of them."""
     sides = [[known[run].effort.get(key) for pair in pairs for run, _ in side(pair)] for side in _SIDES]
@@ -83,6 +93,14 @@ def other_texts(left_out: int) -> str:
         return ""
     prompts = "1 prompt that the target answers" if left_out == 1 else f"{left_out} prompts that the target answers"
     return f"Left out: {prompts} otherwise in the two measurements."
+
+
+def unmeasured(pairs: int, rate: str) -> str:
+    """Says so if seeds were left out since an earlier version measured a side of them, without this rate."""
+    if not pairs:
+        return ""
+    seeds = "1 seed" if pairs == 1 else f"{pairs} seeds"
+    return f"Left out: {seeds} measured by an earlier version without {rate} (`draftbench measure RUN` adds it)."
 
 
 def untrained(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:

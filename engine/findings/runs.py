@@ -25,6 +25,7 @@ DAMAGED = "damaged"  # why a run was left out whose documents or sums are not va
 _SIGNAL = ("signal", "signal_top_k")  # of `capture`: how the signal is stored, which black-box training does without
 _MEASURED_ON = ("top_p", "top_k", "max_new_tokens", "seed")
 _SAME_TRAINING = {"train.mode", "train.seed", "train.distill_temperature", "train.precision"}
+SELECTION = "train.selection."  # which tokens are learnt from, whatever the mode
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Run:
     facts: Facts
     effort: Mapping[str, Any] = field(
         default_factory=dict
-    )  # steps_done, tokens_seen, best_step, n_train, commit, evaluations
+    )  # steps_done, tokens_seen, best_step, n_train, commit, evaluations, watched_at
     config: Mapping[str, Any] = field(default_factory=dict)
     draft_sha256: str | None = None  # of the weights that were measured
 
@@ -83,6 +84,7 @@ def _run(row: Mapping[Any, Any]) -> Run:
     effort["n_train"], effort["commit"] = facts["n_train"], (provenance.source.commit or "")[:7] or None
     # the best draft was chosen from so many: before the first step, every `eval_every` steps, after the last
     effort["evaluations"] = 1 + math.ceil(steps / every) if steps and every else None
+    effort["watched_at"] = tuple(sorted(training.first_exact)) or None  # temperatures by which it was chosen
     hash(tuple(facts.values()))  # they are compared, and are keys
     measurement = provenance.measurement
     return Run(str(row["run_id"]), facts, effort, config, measurement.draft_sha256 if measurement else None)
@@ -117,6 +119,8 @@ def facts_of(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any
     for name in SECTIONS:
         settings |= {f"{name}.{key}": value for key, value in (train.get(name) or {}).items()}
     facts |= {f"train.{key}": _text(value) for key, value in settings.items()}
+    if provenance.reference_sha256 and f"{SELECTION}reference" in facts:
+        facts[f"{SELECTION}reference"] = provenance.reference_sha256
     return facts | {f"measure.{key}": measure.get(key) for key in _MEASURED_ON}
 
 
@@ -130,13 +134,20 @@ def loss_name(terms: Any) -> str:
     return _text(terms)
 
 
+def loss_names(loss: Any) -> list[str]:
+    """The losses of a fact that `loss_name` made, each by its name alone."""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return [str(term["name"]) for term in json.loads(str(loss))]
+    return [str(loss)]
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
 def is_schedule(fact: str) -> bool:
     """Whether a fact belongs to how long and in which steps a draft was trained, rather than to what it was taught."""
-    return fact.startswith("train.") and fact not in _SAME_TRAINING
+    return fact.startswith("train.") and fact not in _SAME_TRAINING and not fact.startswith(SELECTION)
 
 
 def first_of_each(runs: Iterable[Run], *keys: str) -> dict[tuple[Any, ...], Run]:

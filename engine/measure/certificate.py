@@ -75,7 +75,8 @@ def self_draft(
         rows = [(own, ids) for own in samplings[start : start + at_once] for ids in prompts]
         by_row = SamplingByRow(rows=tuple(own for own, _ in rows))
         together = replace(settings, sampling=by_row, stop_ids=frozenset())  # none ends before its last token
-        names = [str(row % len(prompts)) for row in range(len(rows))]
+        # Each row has draws of its own: with those of another setting it would be accepted alike, and z be too wide.
+        names = [str(start * len(prompts) + row) for row in range(len(rows))]
         for item in speculative_decode(target, target, [ids for _, ids in rows], together, names=names):
             rejected[_in_words(rows[item.row][0])] += item.rejected
             examined += item.accepted + item.rejected

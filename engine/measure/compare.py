@@ -42,6 +42,8 @@ ONLY_SAMPLED = (
     "adaptive",
     "proposals",
 )  # these leave the rates on the target's own text as they are
+_CHOSEN = (*ONLY_SAMPLED, "top_p", "top_k")  # keys of `measure`
+_OF_THE_RUN = ("dtype", "quantize", "device")  # keys of `target`
 ON_TARGET_TEXT = ("exact", "argmax", "greedy_agreement")
 SAME_TEMPERATURE = 1e-6  # temperatures closer than this are one: 0.7 may have been stored as float32
 
@@ -275,6 +277,23 @@ def differing_conditions(a: Conditions, b: Conditions) -> dict[str, tuple[Any, A
 def blocking(rate: str, differing: Iterable[str]) -> list[str]:
     """Those of the differing conditions that forbid comparing this rate."""
     return [key for key in differing if rate not in ON_TARGET_TEXT or key not in ONLY_SAMPLED]
+
+
+def remedy(differing: Iterable[str]) -> str:
+    """What makes two measurements alike that differ in these conditions: sentences. Some are chosen by a measurement,
+    others come with the run."""
+    keys, sentences = set(differing), []
+    if chosen := [key for key in _CHOSEN if key in keys]:
+        settings = " ".join(f"--set measure.{key}=VALUE" for key in chosen)
+        sentences.append(f"`draftbench measure RUN {settings}` measures a run again under equal conditions.")
+    if keys & {"acceptance_rule", "served_by"}:
+        sentences.append(
+            "`draftbench measure RUN --set measure.against=model` (or server) measures one like the other."
+        )
+    if own := [key for key in _OF_THE_RUN if key in keys]:
+        names = " and ".join(f"target.{key}" for key in own)
+        sentences.append(f"A measurement keeps its run's {names}: run the recipe again with the other one's.")
+    return " ".join(sentences)
 
 
 def not_measured(table: pd.DataFrame) -> list[str]:

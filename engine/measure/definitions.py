@@ -99,7 +99,7 @@ RATES: dict[str, Rate] = {
 
 # Keys of `Counts.as_others_report`.
 OTHERS: dict[str, Printed] = {
-    "vllm_mean_acceptance_length": Printed("vLLM", "mean acceptance length", "1 + accepted / rounds"),
+    "vllm_mean_acceptance_length": Printed("vLLM", "mean acceptance length", "1 + accepted / rounds that proposed"),
     "vllm_draft_acceptance_rate": Printed("vLLM", "draft acceptance rate", "accepted / proposed"),
     "sglang_accept_length": Printed("SGLang", "accept length", "emitted tokens / verify calls"),
     "spec_bench_mean_accepted_tokens": Printed(

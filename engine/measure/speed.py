@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -117,15 +118,25 @@ def generated(target: Any, ids: Sequence[int], sampling: Sampling, *, max_new_to
 
 
 def forward_times(timed: Sequence[TimedAnswer], num_draft_tokens: int) -> ForwardSeconds:
-    """Median times of the forwards in timed answers, at the fullest gamma."""
-    plain = [r for t in timed if t.way == "plain" for r in t.rounds[1:]]
-    rounds = [r for t in timed if t.way == "speculative" for r in t.rounds[1:] if r.drafted == num_draft_tokens]
-    if not rounds:  # every answer was shorter than a proposal, or gamma adapted below it
-        rounds = [r for t in timed if t.way == "speculative" for r in t.rounds if r.drafted]
+    """Median times of the forwards in timed answers, a verification's at a gamma of `num_draft_tokens`.
+
+    Where so many were never proposed, as every answer was shorter or gamma adapted below it, that is what it grows to
+    from a plain step and a verification at the gamma that was proposed the most often: by as much for each token.
+    """
+    plain_s = statistics.median(r.verify_s for t in timed if t.way == "plain" for r in t.rounds[1:])
+    answers = [t.rounds for t in timed if t.way == "speculative"]
+    later = [r for rounds in answers for r in rounds[1:] if r.drafted]
+    drafted = later or [r for rounds in answers for r in rounds if r.drafted]
+    counts = Counter(r.drafted for r in drafted)
+    gamma = num_draft_tokens if counts[num_draft_tokens] else max(counts, key=lambda each: (counts[each], each))
+    rounds = [r for r in drafted if r.drafted == gamma]
+    verify_s = statistics.median(r.verify_s for r in rounds)
+    if gamma != num_draft_tokens:
+        verify_s = max(0.0, plain_s + (verify_s - plain_s) * num_draft_tokens / gamma)
     return ForwardSeconds(
-        plain_s=statistics.median(r.verify_s for r in plain),
+        plain_s=plain_s,
         draft_s=statistics.median(r.draft_s / r.drafted for r in rounds),
-        verify_s=statistics.median(r.verify_s for r in rounds),
+        verify_s=verify_s,
         overhead_s=statistics.median(r.overhead_s for r in rounds),
         num_draft_tokens=num_draft_tokens,
     )

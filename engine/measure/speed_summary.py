@@ -32,7 +32,8 @@ def speed_summary(
 ) -> Speed:
     """The timing of all ways.
 
-    `alpha`: per_examined acceptance at `alpha_temperature`, from which the cost model predicts the speed-up.
+    `alpha`: per_examined acceptance at `alpha_temperature`, from which the cost model predicts the speed-up at one
+    gamma. Where gamma adapted, no one gamma was timed, and no prediction can be set beside the timing.
     """
     ways = {way: [t for t in timed if t.way == way] for way in speed.WAYS}
     seconds = {way: [t.seconds for t in answers] for way, answers in ways.items()}
@@ -53,12 +54,14 @@ def speed_summary(
         tokens_per_s={way: bootstrap_ratio(tokens[way], seconds[way], **resampling) for way in ways},
         speedup=faster_than("plain"),
         speedup_over_transformers=faster_than("transformers"),
-        forward_s=times,
+        forward_s=times.model_copy(update={"num_draft_tokens": None}) if settings.adaptive else times,
         time_split=speed.time_split(timed),
         cost_ratio=c,
         alpha=alpha,
         alpha_temperature=alpha_temperature,
-        predicted_speedup=PredictedSpeedup(
+        predicted_speedup=PredictedSpeedup()
+        if settings.adaptive
+        else PredictedSpeedup(
             formula=cost_model.expected_speedup(alpha, gamma, c),
             measured_times=cost_model.measured_speedup(
                 alpha, gamma, times.plain_s, times.draft_s, times.verify_s, times.overhead_s

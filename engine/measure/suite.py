@@ -419,10 +419,14 @@ def _summary(
         improvement=[row for rows in gains for row in rows],
         by_slot={r.temperature: trace.acceptance_by_slot(r.rounds, gamma) for r in measured},
         accepted_lengths={r.temperature: trace.accepted_lengths(r.rounds, gamma) for r in measured},
-        as_others_report={r.temperature: OtherSystems(**count(r.rounds).as_others_report()) for r in measured},
+        as_others_report={r.temperature: _as_others_report(r.rounds) for r in measured},
         speed=timing,
         certificate=Certificate.of(checks),
     )
+
+
+def _as_others_report(rounds: Sequence[Round]) -> OtherSystems:
+    return OtherSystems(**count(rounds).as_others_report(empty=sum(not item.drafted for item in rounds)))
 
 
 def _examined(metrics: Sequence[Metric], temperature: float) -> Metric:

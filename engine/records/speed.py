@@ -19,7 +19,7 @@ class ForwardSeconds(Part):
     overhead_s: Real = math.nan
     """Everything else in a round."""
     num_draft_tokens: Whole | None = None
-    """gamma."""
+    """gamma; None where it adapted to the acceptance, and `verify_s` is of the largest."""
 
     @property
     def cost_ratio(self) -> float:
@@ -42,7 +42,10 @@ class TimeSplit(Part):
 
 
 class PredictedSpeedup(Part):
-    """What the cost model says at the measured acceptance [Leviathan et al., arXiv 2211.17192]."""
+    """What the cost model says at the measured acceptance [Leviathan et al., arXiv 2211.17192].
+
+    NaN where gamma adapted to the acceptance: the model is of one gamma.
+    """
 
     formula: Real = math.nan
     """Theorem 3.8, which takes a verification for as long as a plain step."""

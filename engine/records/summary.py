@@ -81,6 +81,13 @@ class Conditions(Part):
     """Model and address of the server whose text was measured on; None for the model at hand."""
 
     @property
+    def gamma(self) -> str | None:
+        """Tokens proposed per round in words: '3', or 'up to 8, by the acceptance' where it adapted."""
+        if self.num_draft_tokens is None:
+            return None
+        return f"up to {self.num_draft_tokens}, by the acceptance" if self.adaptive else str(self.num_draft_tokens)
+
+    @property
     def precision(self) -> str | None:
         """Precision in words, such as 'bfloat16 with int8 weights'."""
         return f"{self.dtype} with {self.quantize} weights" if self.quantize else self.dtype

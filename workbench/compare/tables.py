@@ -201,7 +201,7 @@ def _training(training: Training) -> str:
 
 
 def _measured_with(conditions: Conditions) -> str:
-    gamma, threads = _known(conditions.num_draft_tokens), _known(conditions.threads)
+    gamma, threads = _known(conditions.gamma), _known(conditions.threads)
     gamma += "" if conditions.proposals == "sampled" else f" with {conditions.proposals} proposals"
     return f"gamma {gamma}, {_known(conditions.precision)} on {_known(conditions.where)}, {threads} threads"
 

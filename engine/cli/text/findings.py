@@ -159,9 +159,11 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def _banded(claim: _Claim) -> str:
-    return (
-        "" if claim["paper_band"] is None else "The paper does not say whether it means relative or absolute percent. "
-    )
+    if claim["paper_band"] is None:
+        return ""
+    if claim["paper_band"]["meant"] == "relative":
+        return "The paper states a ratio, so the relative effect is judged. "
+    return "The paper does not say whether it means relative or absolute percent. "
 
 
 def _table_line(cells: Sequence[str]) -> str:

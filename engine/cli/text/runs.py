@@ -98,12 +98,11 @@ def comparison(compared: dict[str, Any]) -> None:
     servers()
     word, rates = compared["comparability"]["comparable"], compared["comparability"]["rates"]
     if word != "comparable":
+        from engine.measure.compare import remedy  # with pandas, which the other texts here need not load
+
         differences = "; ".join(f"{key} is {x} in A and {y} in B" for key, (x, y) in compared["differs"].items())
         which = f"{', '.join(rates)} may be compared, the others not, as " if rates else ""
-        console.paragraph(
-            f"{word}: {which}{differences}. `draftbench measure RUN --set measure.KEY=VALUE` measures a run again "
-            "under equal conditions."
-        )
+        console.paragraph(f"{word}: {which}{differences}. {remedy(compared['differs'])}")
     for sentence in compared["unequal_training"]:
         console.paragraph(f"{sentence}.")
     _sizes(compared["sizes"])

@@ -6,6 +6,7 @@ import math
 from shlex import quote
 
 from engine.cli.text import console
+from engine.measure.compare import remedy
 from engine.measure.interval_words import trusted
 from engine.numbers import LEAST_PROMPTS, MISSING, interval, number, share
 from engine.records.interval import Interval
@@ -78,10 +79,7 @@ def _paired(result: SlicedRuns) -> None:
     console.line(f"A = {result.a}\nB = {result.b}")
     if result.blocked_by:
         differing = "; ".join(f"{key} is {x} in A and {y} in B" for key, (x, y) in result.blocked_by.items())
-        console.paragraph(
-            f"not comparable: {differing}. `draftbench measure RUN --set measure.KEY=VALUE` measures a run again under "
-            "equal conditions."
-        )
+        console.paragraph(f"not comparable: {differing}. {remedy(result.blocked_by)}")
         return
     on_text = "the same target text" if math.isfinite(_first_share(result)) else "each draft's own answers"
     console.line(f"B - A with 95% intervals, paired on {result.n_paired} prompts with the same answer, on {on_text}")

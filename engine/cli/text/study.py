@@ -71,24 +71,36 @@ def _cell(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[Any]:
 
 
 def modes(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print offline minus the other mode at three kinds of effort, a row per cell and temperature."""
+    """Print offline minus the other mode at three kinds of effort, a row per cell and temperature.
+
+    Where an axis is of offline training alone, a cell has several offline ones to be compared with, and a row for each.
+    """
     if not rows:
         return
     names = {"own schedule": "own", "tokens": "equal tokens", "steps": "equal steps"}
-    differences: dict[tuple[str, float], dict[str, str]] = {}
+    differences: dict[tuple[str, float], dict[str, dict[str, str]]] = {}
     for row in rows:
         if row["difference"] is not None:
-            at = differences.setdefault((row["other"], row["temperature"]), {})
-            at[row["equal"]] = console.rate(trusted(Interval.of(row["difference"])))
+            at = differences.setdefault((row["other"], row["temperature"]), {equal: {} for equal in names})
+            at[row["equal"]][row["offline"]] = console.rate(trusted(Interval.of(row["difference"])))
     console.line("")
     console.table(
         "modes compared: offline minus online or on-policy, exact acceptance, paired by prompt, [95% interval]",
         ("cell", "T", *names.values()),
-        [[cell, f"{t:g}", *(by.get(equal, "-") for equal in names)] for (cell, t), by in differences.items()],
+        [[name, f"{t:g}", *line] for (cell, t), by in differences.items() for name, line in _lines(cell, by)],
     )
     open_pairs = {(row["other"], row["equal"]) for row in rows if row["difference"] is None}
     if open_pairs:
         console.paragraph(f"{len(open_pairs)} comparisons are missing or not possible; --json gives the reasons")
+
+
+def _lines(cell: str, by: Mapping[str, Mapping[str, str]]) -> list[tuple[str, list[str]]]:
+    """The rows of a cell: name, and a difference per kind of effort. `by`: kind -> offline cell -> difference."""
+    count = max(map(len, by.values()))
+    if count == 1:
+        return [(cell, [next(iter(offline.values()), "-") for offline in by.values()])]
+    cells = dict.fromkeys(name for offline in by.values() for name in offline)
+    return [(f"{cell} against {name}", [offline.get(name, "-") for offline in by.values()]) for name in cells]
 
 
 def known(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from engine.catalogue import servers_by_rate
 from engine.cli.text import console
 from engine.measure import speed_words
 from engine.measure.decision import decide
-from engine.numbers import MISSING, number, share
+from engine.numbers import MISSING, is_number, number, share
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
 from engine.records.provenance import Provenance
@@ -36,7 +36,7 @@ def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
         _target_alone(run_id, measured, provenance)
         return
     proposals = "" if conditions.proposals == "sampled" else f"{conditions.proposals} proposals, "
-    gamma = "" if served else f"gamma {conditions.num_draft_tokens}, {proposals}"
+    gamma = "" if served else f"gamma {conditions.gamma}, {proposals}"
     measured_with = f"{gamma}{conditions.precision} on {conditions.where}"
     console.line(f"{run_id}\nheld-out: {conditions.heldout_prompts} prompts, {measured_with}")
     if served:
@@ -145,10 +145,14 @@ def _speed(speed: Speed, where: str) -> None:
             f"speed-up over it {console.interval(speed.speedup_over_transformers, 2)}",
             indent=2,
         )
+    expected = (
+        f"predicted speed-up {number(predicted.formula, 2)}x by the formula, "
+        f"{number(predicted.measured_times, 2)}x with measured times"
+    )
     console.paragraph(
         f"c = {number(speed.cost_ratio)}; time: draft {share(split.draft)}, verify {share(split.verify)}, "
-        f"overhead {share(split.overhead)}; predicted speed-up {number(predicted.formula, 2)}x by the formula, "
-        f"{number(predicted.measured_times, 2)}x with measured times",
+        f"overhead {share(split.overhead)}; "
+        f"{expected if is_number(predicted.formula) else 'no speed-up is predicted, as gamma adapted'}",
         indent=2,
     )
     if where:

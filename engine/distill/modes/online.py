@@ -291,9 +291,10 @@ class OnlineBatches(BatchSource):
         return self.stream.sample(entry, log.raw_signal(number), entry.keep(self.online.positions))
 
     def _replayed(self, first: int, fresh: int, step: int) -> list[int]:
-        """Earlier queries to learn from once more, as many as make `replay_share` of the batch."""
+        """Earlier queries to learn from once more, as many as make `replay_share` of the batches, over some steps."""
         share = self.online.replay_share
-        wanted = min(first, round(fresh * share / (1 - share)))
+        per_step = fresh * share / (1 - share)  # seldom whole: rounded step by step, a small share would be none
+        wanted = min(first, round(per_step * (step + 1)) - round(per_step * step))
         generator = np.random.default_rng([self.settings.seed, step])
         return sorted(int(i) for i in generator.choice(first, wanted, replace=False)) if wanted else []
 

@@ -167,6 +167,8 @@ def test_the_json_has_every_claim_with_ratio_interval_runs_and_verdict(root: Pat
     white = claims["white_box"]
     assert white["verdict"] == "same direction"
     assert white["paper_band"]["change"] == [0.02, 0.1]
+    assert white["paper_band"]["meant"] == "relative or absolute: not stated"
+    assert claims["synthetic"]["paper_band"]["meant"] == "relative"  # "80% to 93% of" is a ratio
     head = white["headline"]
     assert head["ratio"]["value"] == pytest.approx(1 + head["relative"]["value"])
     assert head["ratio"]["low"] < head["ratio"]["value"] < head["ratio"]["high"]

@@ -26,6 +26,9 @@ def idle(*settings: str) -> list[str]:
         (["capture.signal_top_k=8"], ["capture.signal_top_k=8"]),
         (["draft={init: checkpoint, checkpoint: x, layers: [0, 2]}"], ["draft.layers=[0, 2]"]),
         (["train.on_policy.anchors=2", "train.mode=on_policy"], ["train.on_policy.anchors=2"]),
+        (["train.loss=sft", "train.distill_temperature=2"], ["train.distill_temperature=2.0"]),
+        (["capture.temperature=0", "capture.top_p=0.9"], ["capture.top_p=0.9"]),
+        (["train.mode=on_policy", "train.on_policy={share: 0, temperature: 2}"], ["train.on_policy.temperature=2.0"]),
         (
             [SERVER, "capture.signal=compact", "measure={against: server, trace_prompts: 2, max_new_tokens: 9}"],
             ["measure.trace_prompts=2"],
@@ -45,6 +48,7 @@ def test_a_setting_that_nothing_reads_is_named(settings: list[str], expected: li
     [
         [],
         ["train.loss={name: jsd, beta: 0.1}"],
+        ["train.loss=[sft, tvd]", "train.distill_temperature=2"],
         ["train={batch_tokens: 99}"],
         ["capture.signal=compact", "capture.signal_top_k=8"],
         ["train.mode=online", "train.online={stream: replay, update_interval: 4}"],

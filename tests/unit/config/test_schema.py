@@ -154,7 +154,8 @@ def test_a_servers_likeliest_tokens_are_a_signal_for_every_loss():
         ("none", 20, {"train": {"loss": "sft"}}, "kept by capture.signal 'compact' alone"),
         ("compact", 20, {"train": {"mode": "on_policy"}}, "the target is on a server"),
         ("compact", 20, {"train": {"mode": "online", "online": {"stream": "replay"}}}, "likeliest alone"),
-        ("compact", 20, {"train": {"mode": "online"}}, "a stream that is decoded"),
+        ("none", None, {"train": {"loss": "sft", "mode": "online", "online": {"stream": "replay"}}}, "sends no more"),
+        ("compact", 20, {"train": {"mode": "online"}}, "a stream that is decoded.* use train.mode 'offline'"),
         ("compact", 20, {"train": {"distill_temperature": 2}}, "distill_temperature"),
         ("compact", 20, {"draft": {"vocabulary": 64}}, "trimmed vocabulary"),
     ],
@@ -162,6 +163,15 @@ def test_a_servers_likeliest_tokens_are_a_signal_for_every_loss():
 def test_what_a_truncated_signal_cannot_do_is_refused(signal: str, logprobs: Any, more: dict[str, Any], why: str):
     with pytest.raises(DraftbenchError, match=why):
         recipe(capture={"signal": signal, "server": {**SERVER, "logprobs": logprobs}}, **more)
+
+
+@pytest.mark.parametrize("signal", ["compact", "none"])
+def test_a_stream_is_replayed_from_an_exact_signal_alone_and_an_earlier_recipe_stays_readable(signal: str):
+    train = {"mode": "online", "online": {"stream": "replay"}, "loss": "sft"}
+    with pytest.raises(DraftbenchError, match=f"capture.signal '{signal}' does not keep it"):
+        recipe(capture={"signal": signal}, train=train)
+    values = {"prompts": PROMPTS, "capture": {"signal": signal}, "train": train}
+    assert parse_recipe(values, stored=True).capture.signal == signal
 
 
 @pytest.mark.parametrize("draft", [{"init": "checkpoint"}, {"checkpoint": "some-run"}])

@@ -36,6 +36,8 @@ def settings(**changes: Any) -> TrainSpec:
         (100, 1, 16, 999, 7),
         (4, 6, 16, None, 6),
         (1, 3, 16, None, 3),
+        (50, 1.1, 5, None, 11),  # 50 * 1.1 is a little over 55
+        (3, 1e-9, 2, None, 1),
     ],
 )
 def test_steps_cover_the_epochs_asked_for(answers: int, epochs: float, batch_size: int, most: int | None, steps: int):
@@ -51,6 +53,12 @@ def test_every_answer_is_seen_once_an_epoch(answers: int, batch_size: int):
     for epoch in range(3):
         drawn = [i for step in seen[epoch * each : (epoch + 1) * each] for i in step]
         assert sorted(drawn) == list(range(answers))
+
+
+def test_no_answer_is_added_by_rounding_and_a_step_is_never_empty():
+    eleven, least = settings(epochs=1.1, batch_size=5), settings(epochs=1e-9, batch_size=2)
+    assert sum(len(step_answers(50, eleven, step)) for step in range(11)) == 55
+    assert len(step_answers(3, least, 0)) == 1
 
 
 def test_an_epoch_that_ends_within_a_step_runs_on_into_the_next():

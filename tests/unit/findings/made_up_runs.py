@@ -34,6 +34,7 @@ def row(run_id: str, **changes: Any) -> dict[str, Any]:
     }
     state = {"state": "done", "archived": False, "certificate": True}
     training = {"steps_done": changes.pop("steps", 100), "tokens_seen": changes.pop("tokens", 1000)}
+    training["first_exact"] = {str(float(t)): 0.1 for t in changes.pop("watched_at", ())}
     for key, value in changes.items():
         if "." in key:
             section, name = key.split(".")

@@ -92,6 +92,18 @@ def test_a_generic_draft_under_a_domain_target():
     assert finding.verdict == REPRODUCED
 
 
+@pytest.mark.parametrize("other", [{"measure.top_k": 1}, {"measure.top_p": 0.5}])
+def test_a_generic_draft_that_was_measured_under_other_sampling_is_not_compared(other: dict[str, float]):
+    store = Store()
+    store.add("gen", 0.5, target="base", heldout="g", **{"prompts.domain": "general"}, **other)
+    begun = {"draft.init": "checkpoint", "draft.checkpoint": "gen"}
+    store.add("bio", 0.6, initial=0.3, target="dom", **begun)
+    assert store.findings()["generic"].cells == ()
+    store.add("alike", 0.6, initial=0.3, target="dom", **begun, **other)
+    (cell,) = store.findings()["generic"].cells
+    assert cell.runs == ["gen", "alike"]
+
+
 def test_the_generic_draft_is_known_by_its_weights_wherever_they_lie():
     store = Store()
     store.add("g", 0.60, target="general", heldout="hg", **{"prompts.domain": "general"})
@@ -182,3 +194,30 @@ def test_runs_without_argmax_rates_say_nothing_of_argmax_proposals():
     found = store.findings()
     assert found["loss_for_argmax"].verdict == FEW
     assert found["loss_for_argmax"].cells == ()
+
+
+def test_a_seed_that_was_measured_before_argmax_is_left_out_and_named_as_such():
+    store = Store()
+    for seed, (divergence, hard) in enumerate([(None, None), (0.50, 0.55)]):
+        store.add(f"kl{seed}", 0.5, argmax=divergence, **{"train.seed": seed})
+        store.add(f"ce{seed}", 0.45, argmax=hard, **{"train.seed": seed, "train.loss": "argmax_ce"})
+    (cell,) = store.findings()["loss_for_argmax"].cells
+    assert cell.runs == ["kl1", "ce1"]
+    assert cell.remark == (
+        "Left out: 1 seed measured by an earlier version without argmax (`draftbench measure RUN` adds it)."
+    )
+
+
+def test_a_weight_makes_no_other_loss_of_a_single_one_and_sft_sees_no_distribution():
+    def terms(*names: str, weight: float = 1.0) -> list[dict[str, object]]:
+        return [{"name": name, "weight": weight, "beta": 0.5, "eta": 3.0, "hard_weight": 1.0} for name in names]
+
+    store = Store()
+    store.add("kl", 0.50, argmax=0.50)
+    store.add("ce", 0.40, argmax=0.55, **{"train.loss": "argmax_ce"})
+    store.add("half-kl", 0.50, argmax=0.50, **{"train.loss": terms("forward_kl", weight=0.5)})
+    store.add("half-sft", 0.40, argmax=0.40, **{"train.loss": terms("sft", weight=0.5)})
+    store.add("both", 0.45, argmax=0.45, **{"train.loss": terms("sft", "tvd")})
+    found = store.findings()
+    assert [cell.runs[0] for cell in found["best_loss"].cells] == ["both"]
+    assert {cell.runs[0] for cell in found["loss_for_argmax"].cells} == {"kl", "half-kl", "both"}

@@ -78,6 +78,18 @@ def test_the_number_of_evaluations_that_the_best_was_chosen_from_is_reported():
     assert "5 against 6 evaluations" in cell.remark
 
 
+def test_weights_that_were_chosen_at_other_temperatures_are_reported():
+    for watched_at, remark in (
+        ((0, 1), "The weights were chosen by acceptance at T = 0 against T = 0 and 1."),
+        ((0,), ""),
+    ):
+        store = Store()
+        store.add("sft", 0.40, watched_at=(0,), **{"train.loss": "sft"})
+        store.add("kl", 0.46, watched_at=watched_at)
+        (cell,) = store.findings()["white_box"].cells
+        assert cell.remark == remark
+
+
 def test_what_a_stream_does_not_use_makes_no_other_schedule():
     values = [row("on", **STREAM, **changes)["config"] for changes in ({}, {"train.max_steps": 9}, {"train.epochs": 2})]
     assert len({str(facts_of(config, Provenance())) for config in values}) == 1

@@ -8,10 +8,11 @@ import yaml
 
 from engine.config.reading import parse_recipe
 from engine.findings.claims import GENERIC, MODE, SUPERVISION
+from engine.findings.efforts import Schedules
 from engine.findings.runs import facts_of
 from engine.paths import PROJECT_ROOT
 from engine.records.provenance import Provenance
-from tests.unit.findings.made_up_runs import row
+from tests.unit.findings.made_up_runs import STREAM, Store, row, selected
 
 
 def test_facts_prefer_hashes_to_paths():
@@ -31,6 +32,26 @@ def test_the_modes_may_have_schedules_of_their_own_but_the_same_softening():
     assert not MODE.may_differ("train.distill_temperature")
     assert not SUPERVISION.may_differ("train.epochs")
     assert not GENERIC.paired
+
+
+def test_token_selection_is_taught_and_not_a_schedule():
+    store = Store()
+    store.add("on", 0.40, tokens=1000, steps=50, **STREAM)
+    store.add("off", 0.46, tokens=6000, steps=75, **{"train.selection": {"share": 0.4, "reference": "r"}})
+    assert not store.findings()["offline"].cells
+    store.add("plain", 0.46, tokens=6000, steps=75)
+    store.add("plain-too", 0.46, tokens=6000, steps=75, **{"train.seed": 1})
+    runs, _ = selected(store.rows)
+    usual = min((run for run in runs if run.facts["train.mode"] == "offline"), key=Schedules(runs).rank)
+    assert usual.id == "plain"  # as most were, though the one on selected tokens is the newest
+
+
+def test_the_reference_of_token_selection_is_known_by_its_weights():
+    here, there, other = (row(name, **{"train.selection": {"share": 0.4, "reference": name}}) for name in "abc")
+    for made, weights in ((here, "same"), (there, "same"), (other, "others")):
+        made["provenance"]["reference_sha256"] = weights
+    facts = [facts_of(made["config"], Provenance.of_values(made["provenance"])) for made in (here, there, other)]
+    assert facts[0] == facts[1] != facts[2]
 
 
 SAMPLE = next((PROJECT_ROOT / "sample_data" / "runs").glob("biology-forward-kl-*/config.yaml"))

@@ -38,6 +38,14 @@ def test_the_other_mode_is_asked_for():
     assert [one.changes for one in missing_runs(offline, runs)] == [("train.mode=online",)]
 
 
+def test_a_third_loss_is_asked_for_only_where_the_claim_speaks_of_several():
+    runs, _ = selected([row("kl")])
+    found = {finding.claim.key: finding for finding in evaluate(runs, lambda _: pd.DataFrame())}
+    asked = {key: [one.changes for one in missing_runs(found[key], runs)] for key in found}
+    assert asked["loss_for_sampled"] == [("train.loss=argmax_ce",)]
+    assert asked["loss_for_argmax"] == [("train.loss=argmax_ce",), ("train.loss=tvd",)]
+
+
 def test_near_misses_name_the_difference():
     runs, _ = selected([row("kl"), row("sft", **{"train.loss": "sft", "train.epochs": 2.0})])
     ((base, other, odd),) = near_misses(SUPERVISION, runs)

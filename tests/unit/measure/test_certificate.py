@@ -108,6 +108,13 @@ def test_a_draft_identical_to_its_target_passes_with_argmax_proposals():
     assert abs(check.figures["z"]) < 4
 
 
+def test_the_argmax_self_draft_counts_independent_draws():
+    """Its z is standard normal over seeds: with the same draws under every setting it would be twice as wide."""
+    brief = replace(ARGMAX, max_new_tokens=4)
+    scores = [self_draft(TARGET, PROMPTS, replace(brief, seed=seed)).figures["z"] for seed in range(40)]
+    assert 0.7 < float(torch.tensor(scores).std()) < 1.4
+
+
 def test_the_argmax_self_draft_fails_where_the_refused_token_may_come_back(monkeypatch):
     monkeypatch.setattr(acceptance_rule, "residual", lambda p, q: p)
     check = self_draft(TARGET, PROMPTS, replace(ARGMAX, max_new_tokens=24))

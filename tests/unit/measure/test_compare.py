@@ -17,6 +17,7 @@ from engine.measure.compare import (
     differing_conditions,
     paired,
     prompt_sums,
+    remedy,
     same_answers,
 )
 from engine.measure.definitions import RATES
@@ -208,6 +209,17 @@ def test_the_interval_is_of_as_many_resamples_as_either_recipe_asks_for(folders,
         *(Measurement.read(root / n, conditions[n], count) for n, count in zip("ab", asked, strict=True)), ["exact"]
     )
     assert samples == [taken, taken]
+
+
+def test_what_a_measurement_cannot_change_is_not_said_to_be_measured_again():
+    assert remedy(["num_draft_tokens", "top_p"]) == (
+        "`draftbench measure RUN --set measure.num_draft_tokens=VALUE --set measure.top_p=VALUE` measures a run again "
+        "under equal conditions."
+    )
+    assert "measure." not in remedy(["dtype", "device"])
+    assert "target.dtype and target.device" in remedy(["device", "dtype"])
+    assert "measure.against=model" in remedy(["acceptance_rule", "served_by"])
+    assert all(remedy([key]) for key in comparisons.MUST_MATCH)
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_draft_tokens", 5), ("adaptive", True), ("proposals", "argmax")])

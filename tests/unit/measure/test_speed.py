@@ -142,8 +142,9 @@ def test_forward_times_are_medians_without_the_prefill_at_the_full_gamma():
 
 
 def test_forward_times_fall_back_to_shorter_proposals():
-    times = forward_times(fake_answers([fake_round(1, 0.5, 3.0, 0.1)] * 3), 4)
-    assert (times.draft_s, times.verify_s) == (0.5, 3.0)
+    """A plain step takes 2 s, two tokens 3 s, so five take 6 s: at 3 s four proposals would seem as cheap as one."""
+    times = forward_times(fake_answers([fake_round(1, 0.5, 3.0, 0.1)] * 3 + [fake_round(2, 8.0, 9.0, 0.1)]), 4)
+    assert (times.draft_s, times.verify_s, times.num_draft_tokens) == (0.5, 6.0, 4)
 
 
 def test_time_split_is_of_speculative_decoding_and_sums_to_one():

@@ -16,6 +16,7 @@ from engine.fileio import finite
 from engine.measure import certificate as lossless
 from engine.measure import suite
 from engine.measure.compare import ON_TARGET_TEXT
+from engine.measure.decision import decide
 from engine.measure.statistics import ALARM_Z
 from engine.measure.suite import Measured, Pair
 from engine.models.draft import Draft
@@ -260,7 +261,10 @@ def test_the_summary_says_under_which_conditions(whole):
     assert len(whole.summary.document()["by_slot"][0.0]) == 3
     rounds = whole.tables["rounds"]
     drafting = rounds[(rounds.num_draft_tokens > 0) & (rounds.temperature == 0)]
-    assert sum(whole.summary.document()["accepted_lengths"][0.0]) == len(drafting)
+    lengths = whole.summary.document()["accepted_lengths"][0.0]
+    assert sum(lengths) == len(drafting) < len(rounds[rounds.temperature == 0])  # some proposed nothing, near the limit
+    printed = whole.summary.document()["as_others_report"][0.0]["vllm_mean_acceptance_length"]
+    assert printed == pytest.approx(1 + sum(n * many for n, many in enumerate(lengths)) / len(drafting))
 
 
 def test_speed_is_measured_and_compared_with_the_formula(whole):
@@ -348,6 +352,16 @@ def test_adaptive_gamma_stays_within_num_draft_tokens(target, captures, no_chi_s
     result = measured(target, target.model, {1.0: captures[1.0]}, spec)
     assert result.summary.document()["conditions"]["adaptive"] is True
     assert result.tables["rounds"].num_draft_tokens.between(0, 4).all()
+
+
+def test_where_gamma_adapted_no_figure_claims_to_be_of_one_gamma(target, captures, no_chi_square):
+    spec = settings(adaptive=True, num_draft_tokens=8, speed_tokens=12)
+    summary = measured(target, tiny_llama(layers=2, seed=5), {0.0: captures[0.0]}, spec).summary
+    speed, decision = summary.speed, decide(summary)
+    assert speed.forward_s.num_draft_tokens is None
+    assert math.isnan(speed.predicted_speedup.formula)
+    assert summary.conditions.gamma == "up to 8, by the acceptance"
+    assert not [words for words in (*decision.reasons, *decision.changes) if "gamma" in words]
 
 
 def test_low_precision_adds_margins_to_the_certificate(captures, no_chi_square, target, monkeypatch):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from engine.cli.text import study as text
 from engine.jobs import queue
 from engine.paths import home
 from engine.study.results import mode_comparisons
@@ -75,6 +77,21 @@ def test_a_study_from_its_start_to_its_results(tiny_study: Path, draftbench: Dra
     assert "equal tokens" in text
     assert json.loads(draftbench("study", "list", "--json").out)[0]["done"] == 3
     assert "tiny-study" in draftbench("study", "list").out
+
+
+def test_every_offline_cell_that_a_stream_is_compared_with_is_printed(capsys: pytest.CaptureFixture[str]):
+    """An axis of offline training alone, such as its epochs, leaves one online cell to be compared with several."""
+
+    def row(offline: str, equal: str, value: float) -> dict[str, Any]:
+        difference = {"value": value, "low": value, "high": value, "n_prompts": 9}
+        return {"other": "online", "offline": offline, "equal": equal, "temperature": 0.0, "difference": difference}
+
+    text.modes([row("one", "own schedule", 0.1), row("three", "own schedule", 0.3), row("one", "tokens", 0.1)])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "online against one 0 .100" in printed
+    assert "online against three 0 .300" in printed
+    text.modes([row("one", "own schedule", 0.1), row("two", "tokens", 0.2)])
+    assert "online 0 .100 [.100, .100] .200" in " ".join(capsys.readouterr().out.split())
 
 
 def test_modes_that_are_not_measured_say_so(tiny_study: Path):

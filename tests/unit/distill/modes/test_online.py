@@ -411,6 +411,13 @@ def test_a_replay_share_brings_back_earlier_answers(tmp_path: Path, target: Load
     assert {"q0", "q1", "q2", "q3"} & names[2]
 
 
+def test_a_small_replay_share_is_kept_over_several_steps(tmp_path: Path, target: LoadedModel, capture: Capture):
+    made = batch_source(material(tmp_path, target, capture, settings(update_interval=1, replay_share=0.25)))
+    replayed = [len(made._replayed(step, 1, step)) for step in range(60)]  # type: ignore[attr-defined]
+    assert set(replayed) == {0, 1}
+    assert sum(replayed) == 20  # of 80 answers in all
+
+
 # ---- broken off -----------------------------------------------------------------------------
 
 
