@@ -103,7 +103,7 @@ class LocalCluster:
         self.common = {"include_dashboard": False, "object_store_memory": 100_000_000}
         client_port = free_port()
         more = {"ray_client_server_port": client_port} if client else {}
-        self.cluster.add_node(num_cpus=0, temp_dir=str(folder), **more, **self.common)
+        self.cluster.add_node(num_cpus=0, **more, **self.common)
         self.nodes = [self.add() for _ in range(nodes)]
         self.address = f"ray://127.0.0.1:{client_port}" if client else f"ray-gcs://{self.cluster.address}"
         os.environ.pop("DRAFTBENCH_NODE_HOME", None)
