@@ -39,7 +39,7 @@ def look(run: RunFolder, record: SlurmJob, state: str) -> SlurmJob | None:
         run.log(f"Slurm job {record.job} was cancelled")
         run.set_status(state="cancelled", ended_at=now())
         return None
-    if error := _reason_to_give_up(run, record, state):
+    if error := _reason_to_give_up(record, state):
         run.log(error.what)
         run.set_status(state="failed", ended_at=now(), error=error.as_dict())
         return None
@@ -64,7 +64,7 @@ def _is_settled(run: RunFolder, record: SlurmJob, state: str) -> bool:
     return gone.total_seconds() >= _SETTLED_S
 
 
-def _reason_to_give_up(run: RunFolder, record: SlurmJob, state: str) -> DraftbenchError | None:
+def _reason_to_give_up(record: SlurmJob, state: str) -> DraftbenchError | None:
     if state == "OUT_OF_MEMORY":
         return DraftbenchError(
             f"Slurm job {record.job} ran out of memory",

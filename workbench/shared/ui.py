@@ -101,11 +101,11 @@ def show_error(error: Exception) -> bool:
     return True
 
 
-def empty(message: str, label: str, page: str, *, key: str = "empty", **params: str) -> None:
+def empty(message: str, label: str, page: str, **params: str) -> None:
     """An empty state: what will appear here, and a button that leads to the first step."""
     with st.container(border=True):
         st.write(message)
-        if st.button(label, type="primary", key=f"{key}-{page}"):
+        if st.button(label, type="primary", key=f"empty-{page}"):
             st.switch_page(page_of(page), query_params=params or None)
 
 

@@ -54,7 +54,6 @@ class _Names:
     emitted: str = ""
     requests: str = ""
     prompts: tuple[str, ...] = ()
-    gauges: tuple[str, ...] = ()
 
 
 _VLLM = _Names(
@@ -87,7 +86,6 @@ _SERVERS = {
         emitted="generation_tokens",
         requests="request_success",
         prompts=("prompt_tokens",),
-        gauges=("spec_decode_acceptance_length",),
     ),
     "sglang": _Names(
         "sglang:",
@@ -97,7 +95,6 @@ _SERVERS = {
         emitted="generation_tokens",
         requests="num_requests",
         prompts=("prompt_tokens",),
-        gauges=("spec_accept_length", "spec_accept_rate"),
     ),
 }
 
@@ -132,7 +129,7 @@ def read(
         gamma=gamma,
         model=chosen,
         prompt_tokens=_sum(change, names.prefix, names.prompts),
-        notes=tuple(_notes(change, names, totals, alone=before is None)),
+        notes=tuple(_notes(change, totals, alone=before is None)),
     )
 
 
@@ -302,7 +299,7 @@ def _totals(change: Mapping[Series, int], names: _Names, where: str) -> tuple[Ro
     return checked(totals, where, gamma), gamma
 
 
-def _notes(change: Mapping[Series, int], names: _Names, totals: RoundTotals, *, alone: bool) -> list[str]:
+def _notes(change: Mapping[Series, int], totals: RoundTotals, *, alone: bool) -> list[str]:
     notes = ["counted by the server: other requests of that time are in the figures"]
     if alone:
         notes.append("one scrape: everything since the server was started, its warm-up included")
