@@ -243,10 +243,7 @@ def compare_instead(wanted: Mapping[str, list[str]]) -> None:
 
 def clicked_runs(event: Any) -> list[str]:
     """The ids of the runs of the selected cells, each once."""
-    points = ((event or {}).get("selection") or {}).get("points") or []
-    data = [point.get("customdata") for point in points]
-    texts = [value[0] if isinstance(value, list) and value else value for value in data]
-    return list(dict.fromkeys(run_id for text in texts if isinstance(text, str) for run_id in text.split()))
+    return list(dict.fromkeys(run_id for text in ui.selected(event) for run_id in text.split()))
 
 
 def _best(run_ids: Sequence[str]) -> list[str]:

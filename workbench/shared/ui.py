@@ -145,6 +145,14 @@ def chart(
     return shown
 
 
+def selected(event: Any) -> list[str]:
+    """Of each point that is selected in a chart the text that it carries (`customdata`); some carry none."""
+    points = ((event or {}).get("selection") or {}).get("points") or []
+    data = [point.get("customdata") for point in points]
+    values = [value[0] if isinstance(value, list) and value else value for value in data]
+    return [value for value in values if isinstance(value, str)]
+
+
 def distinct(labels: Mapping[str, str]) -> dict[str, str]:
     """The labels by id, with the id added where labels are equal: widgets identify an option by its label."""
     counts = Counter(labels.values())
