@@ -57,7 +57,7 @@ def make_study(folder: Path, prompts: int, epochs: int, two_cells: bool = False)
     for name, count in (("train", prompts), ("heldout", 8)):
         rows = [{"id": f"{name}-{i:03}", "prompt": f"{name}: what is {i} times {i * i + 7}?"} for i in range(count)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = {
+    values: dict[str, Any] = {
         "name": "killed",
         "base": {
             "target": {"model": str(folder / "target"), "dtype": "float32", "device": "cpu"},

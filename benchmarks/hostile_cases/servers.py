@@ -23,8 +23,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hostile_cases.case import Case
 from engine.errors import DraftbenchError
-from hostile_cases.case import Case
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
