@@ -112,7 +112,7 @@ def _request(record: Mapping[str, Any], where: str) -> tuple[RoundTotals, int | 
 def _dense(histogram: Any, gamma: int | None, where: str) -> list[int]:
     """A histogram without empty numbers -> a list from 0 on."""
     if not isinstance(histogram, Mapping):
-        raise refused(f"{where}: acceptance_histogram is no object", "it maps accepted tokens to steps")
+        raise refused(f"{where}: acceptance_histogram is not an object", "it maps accepted tokens to steps")
     named = f"{where}: acceptance_histogram"
     counts = {
         place(str(name), f"a key of {named}"): as_whole(count, f"{named}[{brief(name)}]")

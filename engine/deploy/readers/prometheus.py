@@ -144,7 +144,8 @@ def samples(text: str, where: str) -> dict[Series, float]:
         value = _number(match["value"]) if match else None
         if match is None or value is None:
             raise refused(
-                f"{where}, line {number} is no sample: {brief(line)}", "the text is torn or is none of Prometheus"
+                f"{where}, line {number} is not a sample: {brief(line)}",
+                "the text is cut off, or is not Prometheus text",
             )
         if match["name"].endswith("_created"):
             continue
@@ -168,7 +169,9 @@ def _labels(text: str | None, where: str) -> Iterable[tuple[str, str]]:
     while text and place < len(text.rstrip(", \t")):
         match = _LABEL.match(text, place)
         if match is None:
-            raise refused(f"{where}: labels {brief(text)} cannot be read", "the text is torn or is none of Prometheus")
+            raise refused(
+                f"{where}: labels {brief(text)} cannot be read", "the text is cut off, or is not Prometheus text"
+            )
         yield match[1], re.sub(r"\\[n\"\\]", lambda escape: _ESCAPES[escape[0]], match[2])
         place = match.end()
 

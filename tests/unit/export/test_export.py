@@ -142,7 +142,7 @@ def test_what_is_no_export_is_never_replaced(run: RunFolder, tmp_path: Path, dra
             place.write_text("dear")
         refused = draftbench("export", "latest", "--out", str(place), "--overwrite", "--json")
         assert refused.code == 2
-        assert "no export" in refused.json()["error"]["what"]
+        assert "other than an export" in refused.json()["error"]["what"]
     assert (tmp_path / "thesis" / "README.md").read_text() == "years of work"
     assert (tmp_path / "letter").read_text() == "dear"
 
