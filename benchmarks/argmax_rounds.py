@@ -21,7 +21,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
@@ -115,15 +115,10 @@ def whole_answers(target: object, draft: object, capture: Capture, settings: Dec
         part = capture.answers[start : start + AT_ONCE]
         names = [f"whole {answer.prompt_id}" for answer in part]
         new = speculative_decode(target, draft, [answer.prompt_ids for answer in part], settings, names=names)
-        rounds += [Round(**{**_fields(item), "row": item.row + start}) for item in new]
+        rounds += [replace(item, row=item.row + start) for item in new]
         if len(rounds) >= most:
             break
     return rounds
-
-
-def _fields(item: Round) -> dict[str, object]:
-    names = ("row", "number", "num_draft_tokens", "tokens", "draft_s", "verify_s", "overhead_s", "finish_reason")
-    return {name: getattr(item, name) for name in names}
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, object]:

@@ -24,13 +24,14 @@ KINDS = ("runs", "recipes", "models", "gguf", "servers", "served")
 def main(wanted: list[str]) -> int:
     import torch
     import transformers
-    from hostile_cases.case import try_case
+
+    from benchmarks.hostile_cases.case import try_case
 
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     bad = 0
     for kind in wanted or KINDS:
-        outcomes = [try_case(case) for case in importlib.import_module(f"hostile_cases.{kind}").cases()]
+        outcomes = [try_case(case) for case in importlib.import_module(f"benchmarks.hostile_cases.{kind}").cases()]
         wrong = [outcome for outcome in outcomes if not outcome.ok]
         read, refused = (sum(o.state == state for o in outcomes) for state in ("read", "refused"))
         slowest, largest = max(o.seconds for o in outcomes), max(o.bytes for o in outcomes)

@@ -39,7 +39,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.fileio import read_lines, sha256_file
+from benchmarks.kill_study import captures
+from engine.fileio import sha256_file
 from engine.index.changes import fingerprint
 from engine.index.schema import RUN_TABLES
 from engine.paths import Home
@@ -214,14 +215,6 @@ def break_and_resume(home: Home, recipe: Path, plan: list[tuple[str, int]], rng:
         raise SystemExit("the last session changed what was finished before")
 
 
-def capture_bytes(home: Home) -> dict[str, Any]:
-    """Captures by address: their answers in order and the hash of their signal."""
-    return {
-        folder.name: (list(read_lines(folder / "answers.jsonl")), sha256_file(folder / "signal.bin"))
-        for folder in home.captures.iterdir()
-    }
-
-
 def curve(home: Home) -> list[dict[str, Any]]:
     """Training and evaluation as they count, without the clock."""
     events = replay(read_events(the_run(home)).events)
@@ -237,14 +230,14 @@ def index_rows(home: Home) -> dict[str, int]:
 
 def compare(broken: Home, whole: Home) -> dict[str, bool]:
     """What the interrupted and the uninterrupted run must have in common."""
-    answered = [[line["id"] for line in lines] for lines, _ in capture_bytes(broken).values()]
+    answered = [[line["id"] for line in lines] for lines, _ in captures(broken).values()]
     weights = [[sha256_file(p) for p in sorted(the_run(h).glob("draft/*/*.safetensors"))] for h in (broken, whole)]
     metrics = [Summary.read_or_empty(the_run(h)).metrics for h in (broken, whole)]
     complete = is_indexed(broken) and index_rows(broken) == index_rows(whole)
     finished(draftbench(broken, "index", "--rebuild"), broken)
     return {
         "each prompt answered once": all(len(ids) == len(set(ids)) for ids in answered),
-        "captures byte-identical": capture_bytes(broken) == capture_bytes(whole),
+        "captures byte-identical": captures(broken) == captures(whole),
         "weights bit-identical": len(weights[0]) == 2 and weights[0] == weights[1],
         "replayed curve identical": curve(broken) == curve(whole),
         "metrics identical": metrics[0] == metrics[1],

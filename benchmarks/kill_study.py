@@ -46,6 +46,7 @@ from engine.study.state import look
 from tests.conftest import byte_tokenizer, tiny_llama
 
 ROOT = Path(__file__).resolve().parent.parent
+CELLS = 6  # of the whole study
 TIMEOUT_S = 900
 
 
@@ -56,7 +57,7 @@ def make_study(folder: Path, prompts: int, epochs: int, two_cells: bool = False)
     for name, count in (("train", prompts), ("heldout", 8)):
         rows = [{"id": f"{name}-{i:03}", "prompt": f"{name}: what is {i} times {i * i + 7}?"} for i in range(count)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = {
+    values: dict[str, Any] = {
         "name": "killed",
         "base": {
             "target": {"model": str(folder / "target"), "dtype": "float32", "device": "cpu"},
@@ -214,7 +215,7 @@ def captures(home: Home) -> dict[str, Any]:
 
 def measure(folder: Path, kills: int, prompts: int, epochs: int, two_cells: bool, seed: int) -> dict[str, Any]:
     """One study left alone, one killed; the figures."""
-    recipe, cells = make_study(folder, prompts, epochs, two_cells), 2 if two_cells else 6
+    recipe, cells = make_study(folder, prompts, epochs, two_cells), 2 if two_cells else CELLS
     whole, broken = Home(folder / "whole"), Home(folder / "broken")
     finish(call(whole, recipe), whole)
     whole_work = work_done(whole)

@@ -27,6 +27,7 @@ from engine.config.schema import DraftSpec, ModelSpec
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
 from engine.decode.speculative import plain_decode, speculative_decode
+from engine.measure.certificate import texts as decoded
 from engine.models.draft import initialise_draft
 from engine.models.head import check_head, hidden_states
 from engine.models.load import LoadedModel, load_model, with_drafts_on
@@ -98,14 +99,6 @@ def report(name: str, target: LoadedModel, first: LoadedModel, tokens: int) -> N
     spoken = decoded(speculative_decode(target.model, draft.to(target.dtype), prompts, settings), len(prompts))
     same = sum(a == b for a, b in zip(texts, spoken, strict=True))
     print(f"  with a draft on {draft.device}: {same} of {len(texts)} answers are those of plain decoding", flush=True)
-
-
-def decoded(rounds: Any, count: int) -> list[list[int]]:
-    """The ids of each row."""
-    texts: list[list[int]] = [[] for _ in range(count)]
-    for item in rounds:
-        texts[item.row] += item.emitted
-    return texts
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from typing import Any
 
 from gradio_client import Client
 
+from engine.deploy.server_process import free_port
 from engine.paths import home
 from engine.runs.folder import RunFolder
 from workbench.live.conversation import asked
@@ -119,13 +119,6 @@ def serve(port: int) -> subprocess.Popen[bytes]:
             time.sleep(0.1)
     process.kill()
     raise SystemExit("the live view does not answer")
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def report(visitors: Sequence[Visitor], seconds: float) -> dict[str, Any]:

@@ -31,9 +31,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.capture.answered import AnsweredPrompt
 from engine.capture.plan import plan_capture
 from engine.capture.signal import CompactSignal, ExactSignal, LogitsSignal
-from engine.capture.store import AnsweredPrompt, Capture, make_capture
+from engine.capture.store import Capture, make_capture
 from engine.config.reading import parse_section
 from engine.config.schema import DEFAULT_TARGET, CaptureSpec, DraftSpec, ModelSpec, PromptSource
 from engine.data.readers import read_prompts

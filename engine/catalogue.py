@@ -264,8 +264,7 @@ SUPERVISION = _by_name(
         "Black box",
         "Only the target's text is seen, as when it answers through an API. The draft is trained on the token x of "
         "that text. Averaged over what the target might have written, that is forward KL plus a constant: the same "
-        "goal, "
-        "seen through one draw per position, so it takes more text to learn it.",
+        "goal, seen through one draw per position, so it takes more text to learn it.",
         r"\mathbb{E}_{x \sim p}\left[-\log q(x)\right] = \mathrm{KL}(p \,\|\, q) + H(p)",
         "sequence-level distillation; see also arXiv 2310.08461",
         "`capture.server` fetches answers from any OpenAI-compatible server. Its key is read from an environment "

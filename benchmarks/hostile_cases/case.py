@@ -27,7 +27,7 @@ class Case:
     """
 
     name: str
-    attempt: Callable[[Path], None]
+    attempt: Callable[[Path], object]
 
 
 @dataclass(frozen=True)

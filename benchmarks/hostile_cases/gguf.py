@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hostile_cases.case import Case
 from engine.errors import DraftbenchError
-from hostile_cases.case import Case
 
 HUGE = (2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1)
 Change = Callable[[bytes], bytes]

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hostile_cases.case import Case
 from engine.errors import DraftbenchError
-from hostile_cases.case import Case
 
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 NESTED = "{% for i in range(99999) %}" * 4 + "x" + "{% endfor %}" * 4
 
 DOUBLING = "{{% set n = namespace(x='aaaa') %}}{{% for m in {} %}}{{% set n.x = n.x ~ n.x %}}{{% endfor %}}"
@@ -132,7 +132,7 @@ def _settings() -> Iterator[tuple[str, Damage]]:
 
 
 def _write(name: str, text: str | bytes) -> Damage:
-    return lambda folder: (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode()) and None
+    return lambda folder: (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
 def _files() -> Iterator[tuple[str, Damage]]:
@@ -217,7 +217,7 @@ def _weights() -> Iterator[tuple[str, Damage]]:
         yield f"the index names {name}", indexed(weight_map)
     yield (
         "the index is cut",
-        lambda f: ((f / "model.safetensors").unlink(), (f / index).write_text('{"weight_map": {'))[0],
+        lambda f: ((f / "model.safetensors").unlink(), (f / index).write_text('{"weight_map": {')),
     )
 
 
@@ -329,7 +329,7 @@ def _tokenizers() -> Iterator[tuple[str, Damage]]:
     for name, text in {"cut": '{"version": "1.0"', "a list": "[]", "nested": "[" * 100_000}.items():
         yield f"tokenizer.json is {name}", _write("tokenizer.json", text)
         yield f"tokenizer_config.json is {name}", _write("tokenizer_config.json", text)
-    yield "no tokenizer", lambda f: ((f / "tokenizer.json").unlink(), (f / "tokenizer_config.json").unlink())[0]
+    yield "no tokenizer", lambda f: ((f / "tokenizer.json").unlink(), (f / "tokenizer_config.json").unlink())
     for key, value in {
         "tokenizer_class": "NoSuchTokenizer",
         "model_max_length": "long",
@@ -425,7 +425,7 @@ def _not_utf8(work: Path) -> None:
     load_model(_spec(os.fsdecode(folder)))
 
 
-def _adapters() -> Iterator[tuple[str, Callable[[Path], Any], str]]:
+def _adapters() -> Iterator[tuple[str, Damage, str]]:
     """Name, what is done to the folder of a saved LoRA, and whether it must load, must be refused, or either."""
     from safetensors.torch import load_file, save_file
 

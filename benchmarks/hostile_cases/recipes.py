@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.hostile_cases.case import Case
 from engine.config.reading import load_recipe, parse_section
 from engine.config.schema import PromptSource
 from engine.data.readers import read_prompts
@@ -21,7 +22,6 @@ from engine.paths import home
 from engine.runs.folder import RunFolder
 from engine.runs.recipes import read_recipe
 from engine.study.spec import load_study
-from hostile_cases.case import Case
 
 MEGABYTE = 1024**2
 PROMPTS = "prompts: {train: p.jsonl, heldout: p.jsonl}\n"

@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.hostile_cases.case import Case
 from engine.cli.text import console, listing, runs
 from engine.config.reading import dump_recipe, parse_recipe
 from engine.errors import DraftbenchError
@@ -36,12 +37,11 @@ from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import change_labels, read_labels
 from engine.runs.listing import list_runs
 from engine.runs.removing import remove_run
-from hostile_cases.case import Case
 
 RUNS, BAD, QUEUED = 50, "run-07", "run-20"
 DOCUMENTS = ("status.json", "labels.json", "provenance.json", "training.json", "measure/summary.json")
 TABLES = ("prompts", "positions", "rounds", "tokens")
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 
 
 def cases() -> list[Case]:
@@ -452,7 +452,7 @@ def _of_folder() -> Kinds:
         return run
 
     yield "the folder: empty", lambda run: away(run).mkdir()
-    yield "the folder: a file in its place", lambda run: (away(run).write_text("x"), None)[1]
+    yield "the folder: a file in its place", lambda run: away(run).write_text("x")
     yield "the folder: a link to itself", lambda run: away(run).symlink_to(run.name)
     yield "the folder: a link to nowhere", lambda run: away(run).symlink_to("nowhere")
     yield "the folder: a link to /", lambda run: away(run).symlink_to("/")
@@ -460,11 +460,11 @@ def _of_folder() -> Kinds:
     yield "the folder: a pipe in its place", lambda run: os.mkfifo(away(run))
     yield (
         "the folder: measure is a file",
-        lambda run: (shutil.rmtree(run / "measure"), _write(run / "measure", "x"), None)[2],
+        lambda run: (shutil.rmtree(run / "measure"), _write(run / "measure", "x")),
     )
     yield "the folder: measure is a link to itself", _measure_link
     for name in ("run-07 (copy)", "-rf", "a\nb", "x" * 200, "été", "100%", "a..b"):
-        yield f"the folder: named {name[:20]!r}", lambda run, n=name: (run.rename(run.with_name(n)), None)[1]
+        yield f"the folder: named {name[:20]!r}", lambda run, n=name: run.rename(run.with_name(n))
     yield (
         "the folder: a name that is not UTF-8",
         lambda run: os.rename(os.fsencode(run), os.fsencode(run.parent) + b"/\xff\xfe"),

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hostile_cases.case import Case
 from engine.deploy import verdict as _verdict  # noqa: F401  # loaded before the first case, so that none pays for it
 from engine.deploy.importing import Stated, measurement_of
 from engine.deploy.measurements import keep, kept_measurements
 from engine.deploy.readers.forms import FORMS, read_files
 from engine.errors import DraftbenchError
 from engine.records.served import RoundTotals
-from hostile_cases.case import Case
 from tests.unit.deploy.readers import recorded
 
 ANSWERS: dict[str, Any] = {

@@ -23,8 +23,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hostile_cases.case import Case
 from engine.errors import DraftbenchError
-from hostile_cases.case import Case
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
@@ -42,7 +42,7 @@ def cases() -> list[Case]:
         Case(f"{kind}: {name}", partial(attempt, server))
         for name, server in SERVERS.items()
         for kind, attempt in (("answers", _answers), ("models", _models), ("probe", _probe))
-    ] + [Case(f"address: {address}", partial(_address, address)) for address in ADDRESSES]
+    ] + [Case(f"address: {address}", partial(_fetch, address)) for address in ADDRESSES]
 
 
 # -- how they are asked
@@ -129,10 +129,6 @@ def _probe(server: Server, folder: Path) -> None:
                 raise AssertionError("the key is shown") from None
             raise
     raise AssertionError(f"figures of a server that sent none: {result.measurement.totals}")
-
-
-def _address(address: str, folder: Path) -> None:
-    _fetch(address, folder)
 
 
 @contextlib.contextmanager

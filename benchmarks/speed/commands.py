@@ -13,8 +13,9 @@ from pathlib import Path
 from benchmarks.speed.pairs import Paired, Rounds, Way, interleave
 from benchmarks.speed.record import Figure, Row, pairs_of, row_of
 from engine.errors import DraftbenchError
-from engine.measure.statistics import Interval, bootstrap_ratio
+from engine.measure.statistics import bootstrap_ratio
 from engine.paths import PROJECT_ROOT, Home
+from engine.records.interval import Interval
 from engine.runs.folder import RunFolder
 from engine.runs.samples import lay_out_samples
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.measure.speed import turn
-from engine.measure.statistics import Interval, bootstrap_ratio, paired_ratio
+from engine.measure.statistics import bootstrap_ratio, paired_ratio
+from engine.records.interval import Interval
 
 _FEWEST = 2  # rounds without which there is no interval
 

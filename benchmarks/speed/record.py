@@ -15,7 +15,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.speed.pairs import Paired
-from engine.measure.statistics import Interval
+from engine.records.interval import Interval
 from engine.runs import provenance
 
 SCHEMA = 1

@@ -35,7 +35,7 @@ def whole_numbers(option: str, text: str, *, least: int = 1, most: int) -> list[
     wrong = [part for part in parts if not (part.isascii() and part.isdecimal() and least <= int(part) <= most)]
     if wrong:
         raise DraftbenchError(
-            f"{option} {text}: {wrong[0]!r} is no whole number from {least} to {most:,}",
+            f"{option} {text}: {wrong[0]!r} is not a whole number from {least} to {most:,}",
             "",
             f"separate whole numbers by commas, as in {option} {least},{2 * least}",
         )

@@ -203,5 +203,5 @@ def _numbers(text: str) -> list[float]:
         return list(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
         raise DraftbenchError(
-            f"--temperatures {text!r} is no list of numbers", "each is asked at", "for example 0,1"
+            f"--temperatures {text!r} is not a list of numbers", "each is asked at", "for example 0,1"
         ) from None

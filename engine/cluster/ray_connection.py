@@ -98,7 +98,7 @@ def runtime_env() -> dict[str, Any] | None:
         return None
     values = read_yaml(Path(name))
     if not isinstance(values, dict):
-        raise DraftbenchError(f"{_RUNTIME_ENV}: {name} is no mapping", "", "see Ray's documentation of runtime_env")
+        raise DraftbenchError(f"{_RUNTIME_ENV}: {name} is not a mapping", "", "see Ray's documentation of runtime_env")
     return values
 
 

@@ -53,7 +53,7 @@ def read_address(address: str) -> Site:
     if not whole or not address.isprintable() or parts.path not in ("", SCHEME) or parts.fragment:
         raise _wrong(address, "it is not of the form slurm://PARTITION?option=value")
     if parts.netloc and not _PARTITION.fullmatch(parts.netloc):
-        raise _wrong(address, f"{parts.netloc!r} is no name of a partition")
+        raise _wrong(address, f"{parts.netloc!r} is not the name of a partition")
     options: dict[str, Any] = {"partition": parts.netloc} if parts.netloc else {}
     ours = {}
     for key, value in urllib.parse.parse_qsl(parts.query, keep_blank_values=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.cluster.slurm_jobs import ACTIVE, GONE
 from engine.errors import DraftbenchError
+from engine.jobs.queue import last_lines
 from engine.records.slurm_job import SlurmJob
 from engine.records.status import Status
 from engine.runs.folder import RunFolder
@@ -14,8 +15,6 @@ from engine.runs.process import is_alive, now, this_host
 
 MOST_LOST = 3
 _SETTLED_S = 75.0  # NFS shows what another machine wrote after 60 s at the latest: a job may have ended well just now
-_LAST_LINES = 8
-_LAST_BYTES = 4000
 
 
 def look(run: RunFolder, record: SlurmJob, state: str) -> SlurmJob | None:
@@ -39,7 +38,7 @@ def look(run: RunFolder, record: SlurmJob, state: str) -> SlurmJob | None:
         run.log(f"Slurm job {record.job} was cancelled")
         run.set_status(state="cancelled", ended_at=now())
         return None
-    if error := _reason_to_give_up(run, record, state):
+    if error := _reason_to_give_up(record, state):
         run.log(error.what)
         run.set_status(state="failed", ended_at=now(), error=error.as_dict())
         return None
@@ -64,7 +63,7 @@ def _is_settled(run: RunFolder, record: SlurmJob, state: str) -> bool:
     return gone.total_seconds() >= _SETTLED_S
 
 
-def _reason_to_give_up(run: RunFolder, record: SlurmJob, state: str) -> DraftbenchError | None:
+def _reason_to_give_up(record: SlurmJob, state: str) -> DraftbenchError | None:
     if state == "OUT_OF_MEMORY":
         return DraftbenchError(
             f"Slurm job {record.job} ran out of memory",
@@ -91,10 +90,4 @@ def _word(state: str) -> str:
 
 
 def _last_lines(log: str) -> str:
-    path = Path(log)
-    if not log or not path.is_file():
-        return ""
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - _LAST_BYTES))
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
-    return "\n".join([line for line in lines if line][-_LAST_LINES:])
+    return last_lines(Path(log), 0) if log else ""

@@ -34,7 +34,6 @@ from engine.paths import Home, cache_dir
 from engine.records.folders import run_names
 from engine.records.slurm_job import SlurmJob
 from engine.records.status import STATES, Status, StopNote
-from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder
 from engine.runs.inputs import check_inputs
 from engine.runs.process import is_alive, now, this_host
@@ -92,12 +91,7 @@ class SlurmPlace:
         self._look(home, jobs)
         with _changing(home):
             status, record = run.status(), SlurmJob.read_or_empty(run.path)
-            if status.state == "done":
-                raise DraftbenchError(
-                    f"run {run.id} is done",
-                    "there is nothing left to do",
-                    f"start another run from its recipe; {measures_again(run)}",
-                )
+            queue.refuse_done(run, status)
             if status.state in ("queued", "running") and (status.queued_at or status.place):
                 return run
             states = jobs.states([record.job] if record.job else [])

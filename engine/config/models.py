@@ -109,7 +109,9 @@ class ModelSpec(Section):
     def _sizes_of_devices(cls, memory: dict[str, float] | None) -> dict[str, float] | None:
         for name, size in (memory or {}).items():
             if not (name.isdecimal() or name == "cpu"):
-                raise ValueError(f"{name!r} is no card's number and not cpu; what has no place is read from its files")
+                raise ValueError(
+                    f"{name!r} is neither a card's number nor cpu; what has no place is read from its files"
+                )
             if not size >= 0:
                 raise ValueError(f"{size} GB for {name}")
         return memory

@@ -212,7 +212,7 @@ def remark_on_folder(folder: Path) -> str:
     with boundary(f"{path} cannot be read", "repair it, or take the folder again from where it came"):
         settings = read_json(path)
     if not isinstance(settings, dict):
-        raise DraftbenchError(f"{path} is no JSON object", "it holds settings of the model", "repair it")
+        raise DraftbenchError(f"{path} is not a JSON object", "it holds settings of the model", "repair it")
     return remark(settings)
 
 

@@ -164,11 +164,9 @@ def _rounds(
                 runner.keep_rows(going)
 
 
-def plain_decode(
-    target: Any, prompts: Sequence[Sequence[int]], settings: DecodeSettings, *, names: Sequence[str] | None = None
-) -> Iterator[Round]:
+def plain_decode(target: Any, prompts: Sequence[Sequence[int]], settings: DecodeSettings) -> Iterator[Round]:
     """Decode with the target alone: rounds of gamma 0, each with one token and no proposal."""
-    return speculative_decode(target, None, prompts, settings, names=names)
+    return speculative_decode(target, None, prompts, settings)
 
 
 def rounds_from(

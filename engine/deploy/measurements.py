@@ -40,7 +40,7 @@ def check_name(name: str) -> str:
     """The name of a measurement. Raises DraftbenchError for one that could name a path elsewhere."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise DraftbenchError(
-            f"{name!r} is no name of a measurement",
+            f"{name!r} is not the name of a measurement",
             "it names a folder in the run's",
             "use letters, digits, '.', '_' and '-'",
         )

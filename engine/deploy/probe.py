@@ -176,7 +176,7 @@ async def _at_temperature(
 ) -> Probed:
     before = await _scrape(client, spec, key, detected)
     answers, failed = await _ask(spec, key, asked, server, temperature, progress)
-    located = _located(answers, key)
+    located = _located(answers)
     reading = of_answers(server, located)
     for attempt in range(_SCRAPES):
         after = await _scrape(client, spec, key, detected)
@@ -253,7 +253,7 @@ def _body(asked: Asked, model: str, server: str, temperature: float, prompt: Pro
     return body | ({"draft_model": asked.draft_model} if asked.draft_model else {})
 
 
-def _located(answers: _Answers, key: SecretStr | None) -> list[Located]:
+def _located(answers: _Answers) -> list[Located]:
     """The answers as objects; one that is no JSON was no answer either."""
     return [
         Located(value, f"answer {place + 1}")

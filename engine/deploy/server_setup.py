@@ -109,7 +109,7 @@ def find_executable(package: ServerPackage, given: Path | None) -> Path:
     if given is not None:
         path = given.expanduser().absolute()
         if not path.is_file():
-            raise DraftbenchError(f"{path} is no file", "it should be the server's program", "check --program")
+            raise DraftbenchError(f"{path} is not a file", "it should be the server's program", "check --program")
         return path
     if (own := set_up(package)) is not None:
         return own

@@ -18,6 +18,7 @@ from engine.served.http import BadAddress, Client, NoResponse, TooLarge
 from engine.untrusted.visible import visible
 
 _MOST_BYTES = 16_000_000
+_TIMEOUT_S = 900.0
 _SHOWN = 300  # characters of a reply, in an error
 
 
@@ -87,11 +88,11 @@ class Server(Protocol):
         ...
 
 
-async def exchange(client: Client, url: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = 900) -> bytes:
+async def exchange(client: Client, url: str, body: Mapping[str, Any] | None = None) -> bytes:
     """The body of a successful reply: POST of JSON, or GET. Raises DraftbenchError for any other outcome."""
     try:
         reply = await client.call(
-            "GET" if body is None else "POST", url, headers={}, body=body, timeout_s=timeout_s, most_bytes=_MOST_BYTES
+            "GET" if body is None else "POST", url, headers={}, body=body, timeout_s=_TIMEOUT_S, most_bytes=_MOST_BYTES
         )
     except (NoResponse, TooLarge, BadAddress) as error:
         raise DraftbenchError(
@@ -106,9 +107,9 @@ async def exchange(client: Client, url: str, body: Mapping[str, Any] | None = No
     return reply.body
 
 
-async def exchange_json(client: Client, url: str, body: Mapping[str, Any], *, timeout_s: float = 900) -> dict[str, Any]:
+async def exchange_json(client: Client, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON object that a POST is answered with."""
-    content = await exchange(client, url, body, timeout_s=timeout_s)
+    content = await exchange(client, url, body)
     try:
         value = json.loads(content)
     except ValueError:

@@ -15,6 +15,7 @@ from engine.deploy.prediction import Prediction, Predictor, default_proposals
 from engine.errors import DraftbenchError
 from engine.numbers import interval
 from engine.records.served import ServedMeasurement
+from engine.runs.folder import RunFolder
 
 Outcome = Literal["agrees", "differs", "open"]
 
@@ -38,6 +39,14 @@ class Verdict:
             "figures": [figure.document() for figure in self.figures],
             "places": [figure.document() for figure in self.places],
         }
+
+
+def judge_of_run(measurement: ServedMeasurement, run: RunFolder) -> Verdict:
+    """As `judge`; 'open' too where nothing can be predicted from the run."""
+    try:
+        return judge(measurement, Predictor.of_run(run.path, run.id))
+    except DraftbenchError as error:
+        return Verdict("open", f"{error.what}: {error.why}" if error.why else error.what, fix=error.fix)
 
 
 def judge(measurement: ServedMeasurement, predictor: Predictor) -> Verdict:

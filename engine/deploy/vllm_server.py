@@ -133,7 +133,7 @@ def _totals(reply: dict[str, Any], emitted: int, where: str) -> RoundTotals | No
     if not isinstance(figures, dict):
         raise unexpected(where, "metrics.speculative_decoding", figures)
     kept = ids(figures.get("per_step_accepted"), "per_step_accepted", where)
-    gamma = draft_tokens(figures, "num_spec_tokens", where)
+    gamma = draft_tokens(figures, where)
     if gamma is None:
         raise unexpected(where, "num_spec_tokens", None)
     totals = RoundTotals(

@@ -122,7 +122,7 @@ def _adapter_of(run: RunFolder, best: Path) -> AdapterInfo:
     info = read_card(best).info.lora
     if info is None:
         raise DraftbenchError(
-            f"the draft of run {run.id} is no adapter",
+            f"the draft of run {run.id} is not an adapter",
             "all its weights were trained, so there is nothing to export apart",
             "leave --lora out; recipes/lora.yaml trains an adapter",
         )

@@ -57,7 +57,7 @@ def _beside(folder: Path) -> Path:
         return Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
         raise DraftbenchError(
-            f"cannot make {folder}: {error.strerror}", f"{folder.parent} is no folder", "choose another --out"
+            f"cannot make {folder}: {error.strerror}", f"{folder.parent} is not a folder", "choose another --out"
         ) from error
 
 
@@ -71,7 +71,7 @@ def refuse_taken(folder: Path, overwrite: bool) -> None:
         return
     if not _is_export(folder):
         raise DraftbenchError(
-            f"{folder} holds something that is no export of Draftbench",
+            f"{folder} holds something other than an export of Draftbench",
             "an export replaces the whole folder",
             "choose another --out",
         )

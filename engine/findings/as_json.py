@@ -59,14 +59,14 @@ def claim_json(finding: Finding, evaluated: HomeFindings) -> dict[str, Any]:
         "reason": finding.reason,
         "sentence": sentence(finding),
         "fairness": finding.fairness,
-        "headline": pooled_json(claim, headline.pooled),
+        "headline": pooled_json(headline.pooled),
         **(
-            {"effort": headline.effort, "by_effort": [_effort(claim, one) for one in finding.outcomes]}
+            {"effort": headline.effort, "by_effort": [_effort(one) for one in finding.outcomes]}
             if claim.by_effort
             else {}
         ),
-        **_parts(claim, headline),
-        "cells": [cell_json(claim, cell, evaluated) for cell in finding.cells],
+        **_parts(headline),
+        "cells": [cell_json(cell) for cell in finding.cells],
         "would_decide": None if study is None else study_json(study),
     }
 
@@ -83,26 +83,26 @@ def _band(claim: Claim) -> dict[str, Any] | None:
     }
 
 
-def _effort(claim: Claim, outcome: Outcome) -> dict[str, Any]:
+def _effort(outcome: Outcome) -> dict[str, Any]:
     return {
         "effort": outcome.effort,
         "meaning": MEANING[outcome.effort],
         "verdict": outcome.verdict,
         "reason": outcome.reason,
-        "headline": pooled_json(claim, outcome.pooled),
-        **_parts(claim, outcome),
+        "headline": pooled_json(outcome.pooled),
+        **_parts(outcome),
     }
 
 
-def _parts(claim: Claim, outcome: Outcome) -> dict[str, Any]:
+def _parts(outcome: Outcome) -> dict[str, Any]:
     """The effect at each temperature alone, and in each domain alone."""
     return {
-        "by_temperature": {f"{t:g}": pooled_json(claim, pooled) for t, pooled in outcome.by_temperature.items()},
-        "by_domain": {name: pooled_json(claim, pooled) for name, pooled in outcome.by_domain.items()},
+        "by_temperature": {f"{t:g}": pooled_json(pooled) for t, pooled in outcome.by_temperature.items()},
+        "by_domain": {name: pooled_json(pooled) for name, pooled in outcome.by_domain.items()},
     }
 
 
-def pooled_json(claim: Claim, pooled: Pooled | None) -> dict[str, Any] | None:
+def pooled_json(pooled: Pooled | None) -> dict[str, Any] | None:
     """An effect over several cells. `seeds`: those that all of its cells have."""
     if pooled is None:
         return None
@@ -121,7 +121,7 @@ def pooled_json(claim: Claim, pooled: Pooled | None) -> dict[str, Any] | None:
     }
 
 
-def cell_json(claim: Claim, cell: Cell, evaluated: HomeFindings) -> dict[str, Any]:
+def cell_json(cell: Cell) -> dict[str, Any]:
     """One comparison with its runs; `counts` is false where it is shown but not judged."""
     seeds = [dict(zip(SEEDS, pair.seed, strict=True)) for pair in cell.pairs]
     sides = [{"base": [run for run, _ in pair.base], "other": [run for run, _ in pair.other]} for pair in cell.pairs]

@@ -182,10 +182,10 @@ def _study(claim: Claim, start: Run, both: BothSides, seeds: list[int], folder: 
 # ---- nearly comparable ----------------------------------------------------------------------
 
 
-def near_misses(claim: Claim, runs: Sequence[Run], most: int = 3) -> list[tuple[str, str, dict[str, tuple[Any, Any]]]]:
+def near_misses(claim: Claim, runs: Sequence[Run]) -> list[tuple[str, str, dict[str, tuple[Any, Any]]]]:
     """Pairs on the same target, domain and held-out prompts that differ in a little too much: (base, other, facts).
 
-    The nearest first. Empty for claims whose sides are not told apart by a fact of their own.
+    The three nearest. Empty for claims whose sides are not told apart by a fact of their own.
     """
     if not claim.told_apart:
         return []
@@ -201,4 +201,4 @@ def near_misses(claim: Claim, runs: Sequence[Run], most: int = 3) -> list[tuple[
             }
             if 0 < len(differing) <= 4 and not set(differing) <= set(SEEDS):
                 pairs.append((base.id, other.id, differing))
-    return sorted(pairs, key=lambda pair: len(pair[2]))[:most]
+    return sorted(pairs, key=lambda pair: len(pair[2]))[:3]

@@ -162,7 +162,7 @@ def _explained(expression: str, error: duckdb.Error, table: pd.DataFrame) -> Dra
         return _wrong(expression, f"there is no function {function[1]!r} for such values", example)
     if "aggregate" in text:
         return _wrong(expression, "a sum or mean is of several runs; a condition is asked of each run", example)
-    return _wrong(expression, "it is no condition that can be evaluated for each run", example)
+    return _wrong(expression, "it is not a condition that can be evaluated for each run", example)
 
 
 def _unfinished(expression: str) -> str:

@@ -62,7 +62,7 @@ class RunUnreadableError(DraftbenchError):
     """This folder cannot be indexed now; others can."""
 
 
-def ingest_run(index: Path, run_folder: Path, timeout_s: float = TIMEOUT_S) -> bool:
+def ingest_run(index: Path, run_folder: Path) -> bool:
     """Bring the rows of one run up to date; True if they were written, False if nothing had changed.
 
     Damaged parts of the folder end up in `runs.problems`, never in an exception. Raises
@@ -71,10 +71,10 @@ def ingest_run(index: Path, run_folder: Path, timeout_s: float = TIMEOUT_S) -> b
     """
     folder = run_folder.absolute()  # not resolved: a run may be a link, and its id is the link's name
     _require_run(folder)
-    with reading(index, timeout_s) as con:
+    with reading(index) as con:
         if _known(con, run_id_of(folder.name)) == fingerprint(folder):
             return False
-    with open_writer(index, timeout_s) as con:
+    with open_writer(index) as con:
         return _write_if_changed(con, folder, index.absolute().parent)
 
 
@@ -133,7 +133,7 @@ def _is_damaged(home: Home) -> bool:
         return True
 
 
-def rebuild(home: Home, timeout_s: float = TIMEOUT_S) -> IngestReport:
+def rebuild(home: Home) -> IngestReport:
     """Make the index anew beside the old one, then put it in its place; works over a damaged one.
 
     Readers and writers go on with the old index meanwhile. What changed in the run folders
@@ -144,7 +144,7 @@ def rebuild(home: Home, timeout_s: float = TIMEOUT_S) -> IngestReport:
     temporary = home.root / f".{home.index.name}.rebuild-{os.getpid()}-{time.monotonic_ns()}"
     try:
         report = _ingest_private(temporary, home)
-        with exclusive(home.index, timeout_s):
+        with exclusive(home.index):
             caught_up = _ingest_private(temporary, home)
             if home.index.is_dir() or _wal(home.index).is_dir():
                 set_aside(home.index)
@@ -157,7 +157,7 @@ def rebuild(home: Home, timeout_s: float = TIMEOUT_S) -> IngestReport:
     return report
 
 
-def add_details(home: Home, run_ids: Sequence[str] | None = None, timeout_s: float = TIMEOUT_S) -> None:
+def add_details(home: Home, run_ids: Sequence[str] | None = None) -> None:
     """Write the rows of positions, rounds and tokens of these runs, or of all, where the index does not have them yet.
 
     `ingest_all` leaves them out: call this before asking for any. A run whose files turn out to be damaged is read
@@ -165,13 +165,13 @@ def add_details(home: Home, run_ids: Sequence[str] | None = None, timeout_s: flo
     """
     condition = "NOT detailed AND (? IS NULL OR run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))))"
     wanted = None if run_ids is None else list(run_ids)
-    with reading(home.index, timeout_s) as con:
+    with reading(home.index) as con:
         undetailed = con.execute(
             f"SELECT run_id FROM runs WHERE {condition} ORDER BY run_id", [wanted, wanted]
         ).fetchall()
     lacking = [run_id for (run_id,) in undetailed]
     while lacking:
-        with open_writer(home.index, timeout_s) as con:
+        with open_writer(home.index) as con:
             until = time.monotonic() + _HOLD_S
             while lacking and time.monotonic() < until:
                 _detail(con, [home.run(run_id).absolute() for run_id in lacking[:_AT_ONCE]], home)
@@ -195,9 +195,9 @@ def _detail(con: duckdb.DuckDBPyConnection, folders: Sequence[Path], home: Home)
         con.execute("UPDATE runs SET detailed = true WHERE run_id = ?", [run_id_of(folders[0].name)])
 
 
-def damaged_runs(home: Home, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
+def damaged_runs(home: Home) -> dict[str, str]:
     """Why each damaged run of the index is one, by run id."""
-    with reading(home.index, timeout_s) as con:
+    with reading(home.index) as con:
         damaged = con.execute(
             "SELECT run_id, coalesce(problems[1], '') FROM runs WHERE coalesce(state, ?) = ? ORDER BY run_id",
             [DAMAGED, DAMAGED],

@@ -90,14 +90,19 @@ def requeue(home: Home, run: RunFolder, place: str | None = None) -> None:
     """As `resume` at the place of an address (None: this machine), without waking anybody."""
     with changing(home):
         status = run.status()
-        if status.state == "done":
-            raise DraftbenchError(
-                f"run {run.id} is done",
-                "there is nothing left to do",
-                f"start another run from its recipe; {measures_again(run)}",
-            )
+        refuse_done(run, status)
         if status.state != "running" and not (status.state == "queued" and status.queued_at):
             run.set_status(state="queued", queued_at=now(), place=place, error=None, ended_at=None)
+
+
+def refuse_done(run: RunFolder, status: Status) -> None:
+    """Raise DraftbenchError if nothing is left to resume."""
+    if status.state == "done":
+        raise DraftbenchError(
+            f"run {run.id} is done",
+            "there is nothing left to do",
+            f"start another run from its recipe; {measures_again(run)}",
+        )
 
 
 def cancel(home: Home, run: RunFolder) -> str:

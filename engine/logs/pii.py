@@ -253,7 +253,6 @@ KINDS: tuple[Kind, ...] = (
         _phone_identity,
     ),
 )
-NAMES = tuple(dict.fromkeys(kind.name for kind in KINDS))
 
 
 class Scrubber:

@@ -249,7 +249,7 @@ def comparability(rows: Iterable[tuple[str, str]]) -> Comparability:
 
 
 def compare(a: Measurement, b: Measurement, rates: Iterable[str] = tuple(RATES)) -> list[RateDifference]:
-    """Draft of b less draft of a: each rate at each temperature that both were measured at.
+    """Rate of b less rate of a: each rate at each temperature that both were measured at.
 
     Rates without a prompt in common are left out; the list is empty if the two have no answer in common.
     """

@@ -39,10 +39,10 @@ def bounds_words(estimate: Interval, digits: int = 3, sign: str = "") -> str:
     return f"[{estimate.low:{sign}.{digits}f}, {estimate.high:{sign}.{digits}f}]"
 
 
-def stated(estimate: Interval, digits: int = 3, sign: str = "") -> str:
+def stated(estimate: Interval, sign: str = "") -> str:
     """'0.412 [0.390, 0.433]', '-0.024 (n = 2: too few for an interval)', or '-' without a value."""
     if not is_number(estimate.value):
         return MISSING
-    words = bounds_words(estimate, digits, sign)
+    words = bounds_words(estimate, sign=sign)
     words = f"({words})" if words.startswith("n") else words
-    return f"{estimate.value:{sign}.{digits}f} {words}".rstrip()
+    return f"{estimate.value:{sign}.3f} {words}".rstrip()

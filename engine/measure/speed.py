@@ -20,7 +20,6 @@ import torch
 
 from engine.decode import bare
 from engine.decode.events import Round
-from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings
 from engine.decode.speculative import plain_decode, speculative_decode
 from engine.progress import SILENT, TIMING, Progress
@@ -64,7 +63,7 @@ def time_ways(
         return _counted(speculative_decode(target, draft, [ids], replace(settings, max_new_tokens=tokens)))
 
     def transformers(ids: Sequence[int], tokens: int) -> tuple[int, list[Round]]:
-        return len(generated(target, ids, settings.sampling, max_new_tokens=tokens, seed=settings.seed)), []
+        return len(bare.generate(target, ids, settings.sampling, max_new_tokens=tokens, seed=settings.seed)), []
 
     decode = dict(zip(WAYS, (plain, speculative, transformers), strict=True))
     timed = []
@@ -110,11 +109,6 @@ def turn(ways: Sequence[Way], number: int) -> list[Way]:
 def _counted(rounds: Iterator[Round]) -> tuple[int, list[Round]]:
     listed = list(rounds)
     return sum(len(r.emitted) for r in listed), listed
-
-
-def generated(target: Any, ids: Sequence[int], sampling: Sampling, *, max_new_tokens: int, seed: int) -> list[int]:
-    """The ids that Transformers' own `generate` writes after `ids`, plain; nothing but `max_new_tokens` ends it."""
-    return bare.generate(target, ids, sampling, max_new_tokens=max_new_tokens, seed=seed)
 
 
 def forward_times(timed: Sequence[TimedAnswer], num_draft_tokens: int) -> ForwardSeconds:

@@ -21,7 +21,7 @@ sent (at most gamma of an answer); these a text cannot know.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ import pandas as pd
 from engine.catalogue import Proposals
 from engine.errors import DraftbenchError
 from engine.measure.acceptance import PromptAcceptance
-from engine.measure.statistics import SAMPLES, bootstrap_ratio
+from engine.measure.statistics import bootstrap_ratio
 from engine.records.interval import Interval
 
 
@@ -59,7 +59,7 @@ def rounds_over(
 
     `limit`: the most tokens that the answer could have had; None for a loop that proposes gamma to the very end. With
     `proposes_past_limit` so does one with a limit, and the text may be longer: what lies behind the limit decides the
-    proposals that reach there. Raises ValueError if gamma or the limit is not positive, or the text too long.
+    proposals that reach there. Raises ValueError if gamma is not positive, the limit negative, or the text too long.
     """
     count = len(chances)
     if gamma < 1 or (limit is not None and limit < 0):
@@ -171,21 +171,17 @@ class PredictedRates:
         return Interval(1 + one.value, 1 + one.low, 1 + one.high, one.n_prompts)
 
 
-def predicted_rates(rounds: Iterable[TextRounds], *, samples: int = SAMPLES, seed: int = 0) -> PredictedRates:
+def predicted_rates(rounds: Iterable[TextRounds]) -> PredictedRates:
     """The rates of some prompts' rounds. Raises ValueError if there are none, or they are of different gammas."""
     texts = list(rounds)
     if not texts or len({len(text.accepted_at) for text in texts}) > 1:
         raise ValueError("rates need the rounds of one gamma over at least one text")
-    by_round = [text.rounds for text in texts]
-
-    def ratio(tops: Sequence[float], bottoms: Sequence[float] = by_round) -> Interval:
-        return bootstrap_ratio(tops, bottoms, samples=samples, seed=seed)
-
+    by_round, accepted = [text.rounds for text in texts], [text.accepted for text in texts]
     return PredictedRates(
-        ratio([text.accepted for text in texts], [text.proposed for text in texts]),
-        tuple(ratio(places) for places in zip(*(text.accepted_at for text in texts), strict=True)),
-        ratio([text.accepted for text in texts]),
-        ratio([text.emitted for text in texts]),
+        bootstrap_ratio(accepted, [text.proposed for text in texts]),
+        tuple(bootstrap_ratio(at, by_round) for at in zip(*(text.accepted_at for text in texts), strict=True)),
+        bootstrap_ratio(accepted, by_round),
+        bootstrap_ratio([text.emitted for text in texts], by_round),
     )
 
 
@@ -205,18 +201,3 @@ def for_other_texts(interval: Interval, prompts: int | None = None, *, most: flo
     wider = math.sqrt(1 + interval.n_prompts / others)
     low, high = (interval.value + wider * (end - interval.value) for end in (interval.low, interval.high))
     return Interval(interval.value, max(0.0, low), min(most, high), interval.n_prompts)
-
-
-def added_up(rounds: Mapping[str, TextRounds] | Iterable[TextRounds]) -> TextRounds:
-    """The rounds over some texts together."""
-    texts = list(rounds.values() if isinstance(rounds, Mapping) else rounds)
-    places = zip(*(text.accepted_at for text in texts), strict=True)
-    return TextRounds(
-        math.fsum(text.rounds for text in texts),
-        math.fsum(text.proposed for text in texts),
-        math.fsum(text.accepted for text in texts),
-        tuple(math.fsum(place) for place in places),
-        math.fsum(text.emitted for text in texts),
-        math.fsum(text.empty for text in texts),
-        math.fsum(text.open for text in texts),
-    )

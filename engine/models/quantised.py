@@ -201,7 +201,7 @@ def unpacked_copy(model: Any, name: str) -> Any:
                 value = plain_value(source, key, model.dtype) if packed else getattr(source, key, None)
                 if not isinstance(value, torch.Tensor) or value.shape != tensor.shape:
                     raise DraftbenchError(
-                        f"{name} cannot be unpacked: {place}.{key} is no part of a linear layer",
+                        f"{name} cannot be unpacked: {place}.{key} is not part of a linear layer",
                         "its library keeps it in a form of its own",
                         _ORIGINAL,
                     )

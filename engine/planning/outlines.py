@@ -98,7 +98,7 @@ def target_sizes(spec: ModelSpec, shapes: Any) -> Sizes:
 
 
 def _shapes(folder: Path, name: str, dtype: torch.dtype) -> Any:
-    with boundary(f"{name} is no causal language model that Transformers can build", WITH_ATTENTION):
+    with boundary(f"{name} is not a causal language model that Transformers can build", WITH_ATTENTION):
         return outline(folder, dtype)
 
 

@@ -48,7 +48,7 @@ def keep(home: Home, name: str, content: bytes) -> Path:
     suffix = Path(name).suffix.lower()
     if suffix not in FILE_READERS:
         raise DraftbenchError(
-            f"{name!r} is no file of prompts",
+            f"{name!r} is not a file of prompts",
             f"files that are read end in {', '.join(sorted(FILE_READERS))}",
             "save the prompts as JSON lines: a `prompt` or `messages` in each line",
         )

@@ -15,7 +15,7 @@ def utc(text: str) -> datetime:
     try:
         return parsed.astimezone(UTC).replace(tzinfo=None) if parsed.tzinfo else parsed
     except OverflowError:
-        raise ValueError(f"{text} is no time in UTC") from None
+        raise ValueError(f"{text} is not a time in UTC") from None
 
 
 def json_text(value: Any) -> str:

@@ -25,7 +25,7 @@ _SHOWN_FILES = 4
 def refuse_other_target(run: RunFolder, target: LoadedModel, progress: Progress) -> None:
     """Refuse a target of other files, or of another chat template, than the run was first opened with.
 
-    A run of before this was kept goes on, and another fingerprint than it was trained with is noted.
+    A run made before this was kept goes on, and another fingerprint than it was trained with is noted.
     """
     path = run.path / "target.json"
     now: dict[str, Any] = {"files": model_files(target.spec), "template": template_hash(target.tokenizer)}

@@ -107,14 +107,7 @@ def make_served(
     return completed(plan, lambda: _Filling(plan, spec, target, limiter, progress).fill(), progress)
 
 
-def check_logprobs(
-    plan: CapturePlan,
-    spec: ServerSpec,
-    target: LoadedModel,
-    *,
-    limiter: RateLimiter | None = None,
-    progress: Progress = SILENT,
-) -> None:
+def check_logprobs(plan: CapturePlan, spec: ServerSpec, target: LoadedModel, *, progress: Progress = SILENT) -> None:
     """Request the first answers of a plan that needs log-probabilities, to fail early where there are none.
 
     The answers are kept in the capture. Raises DraftbenchError if the server sends no log-probabilities, or sends
@@ -125,7 +118,7 @@ def check_logprobs(
     with disk_errors(plan.folder):
         plan.folder.mkdir(parents=True, exist_ok=True)
         with exclusive(plan.folder, progress, f"capture {plan.address}"):
-            _Filling(plan, spec, target, limiter, progress).probe()
+            _Filling(plan, spec, target, None, progress).probe()
             progress.finish()
 
 

@@ -144,7 +144,7 @@ def _slices(
     if by == "kind":
         return _kinds(origin.kinds(), rows)
     if by == "entropy":
-        return _entropies(origin.folder, rows, rate, temperature)
+        return _entropies(origin.folder, rows, rate)
     prompts = prompt_sums(origin.folder)
     prompts = prompts[(prompts.temperature - temperature).abs() < SAME_TEMPERATURE].set_index("prompt_id")
     if by == "context":
@@ -171,7 +171,7 @@ def _at_places(rows: pd.DataFrame, by_place: Mapping[tuple[str, int], str]) -> p
     return pd.Series([by_place.get(place, PAST_THE_END) for place in places], index=rows.index)
 
 
-def _entropies(folder: Path, rows: pd.DataFrame, rate: str, temperature: float) -> NDArray[np.str_]:
+def _entropies(folder: Path, rows: pd.DataFrame, rate: str) -> NDArray[np.str_]:
     if rate not in ON_TARGET_TEXT:
         raise DraftbenchError(
             f"{rate} cannot be sliced by entropy",

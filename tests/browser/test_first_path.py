@@ -80,7 +80,7 @@ def test_from_an_empty_home_to_a_served_folder(bare_server: harness.Server, home
         upload(page, prompts)
         expect(page.get_by_text("37 prompts")).to_be_visible(timeout=MINUTE)
         expect(page.get_by_text("repeats of earlier ones: 1")).to_be_visible()
-        expect(page.get_by_text("1 row is no prompt and is left out")).to_be_visible()
+        expect(page.get_by_text("1 row is not a prompt and is left out")).to_be_visible()
 
         page.get_by_role("button", name="Measure as it is").click()
         expect(page.get_by_text("no draft was measured")).to_be_visible(timeout=5 * MINUTE)

@@ -18,6 +18,7 @@ from workbench.shared.method_names import mode_word
 
 _CELL = ["loss", "scenario", "mode"]
 _EFFORT = ("n_train", "steps_done")
+_SUGGESTED = 4  # runs at most
 
 
 def cells(runs: pd.DataFrame, values: pd.DataFrame, domain: str, target: str, temperature: float) -> pd.DataFrame:
@@ -106,7 +107,7 @@ def remarks(cells: pd.DataFrame) -> list[str]:
     return notes
 
 
-def suggested(runs: pd.DataFrame, most: int = 4) -> list[str]:
+def suggested(runs: pd.DataFrame) -> list[str]:
     """Runs worth comparing when none are selected: the best that were measured alike, the baseline among them."""
     fit = runs[~runs.exact.isna() & runs.acceptance_rule.ne(SERVED_TEXT) & ~runs.archived & ~runs.certificate.eq(False)]
     if fit.empty:
@@ -121,7 +122,7 @@ def suggested(runs: pd.DataFrame, most: int = 4) -> list[str]:
             break
     one_each = same.drop_duplicates(["loss", "mode"])  # the methods first, then further seeds of them
     rest = same[~same.run_id.isin(one_each.run_id)]
-    return [*one_each.run_id, *rest.run_id][:most]
+    return [*one_each.run_id, *rest.run_id][:_SUGGESTED]
 
 
 @dataclass(frozen=True)
@@ -242,14 +243,11 @@ def compare_instead(wanted: Mapping[str, list[str]]) -> None:
 
 def clicked_runs(event: Any) -> list[str]:
     """The ids of the runs of the selected cells, each once."""
-    points = ((event or {}).get("selection") or {}).get("points") or []
-    data = [point.get("customdata") for point in points]
-    texts = [value[0] if isinstance(value, list) and value else value for value in data]
-    return list(dict.fromkeys(run_id for text in texts if isinstance(text, str) for run_id in text.split()))
+    return list(dict.fromkeys(run_id for text in ui.selected(event) for run_id in text.split()))
 
 
-def _best(run_ids: Sequence[str], most: int = MOST_DRAFTS) -> list[str]:
+def _best(run_ids: Sequence[str]) -> list[str]:
     """As many of the runs as may be compared, those of the highest exact acceptance first."""
     known = queries.runs()
     rows = known[known.run_id.isin(list(run_ids))].sort_values("exact", ascending=False)
-    return list(rows.run_id[:most])
+    return list(rows.run_id[:MOST_DRAFTS])

@@ -54,17 +54,9 @@ def section(comparison: Comparison, metric: str) -> None:
     _both(comparison, against, prompt, view.frame[view.frame.prompt_id == prompt].iloc[0], metric)
 
 
-def clicked(event: Any) -> str | None:
-    """The prompt id of a selected point."""
-    points = ((event or {}).get("selection") or {}).get("points") or []
-    data = points[0].get("customdata") if points else None
-    value = data[0] if isinstance(data, list) and data else data
-    return value if isinstance(value, str) else None
-
-
 def _take_click(ids: list[str]) -> None:
     """A newly clicked point becomes the selected prompt; an old click does not undo a later selection."""
-    prompt = clicked(st.session_state.get("scatter"))
+    prompt = next(iter(ui.selected(st.session_state.get("scatter"))), None)
     if prompt != st.session_state.get("_clicked"):
         st.session_state["_clicked"] = prompt
         if prompt in ids:

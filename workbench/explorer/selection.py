@@ -40,10 +40,7 @@ def take() -> None:
 
 def selected_ids(event: Any) -> list[str]:
     """The run ids of the points of a selection, each once; points of the Pareto line have none."""
-    points = ((event or {}).get("selection") or {}).get("points") or []
-    data = [point.get("customdata") for point in points]
-    ids = [value[0] if isinstance(value, list) and value else value for value in data]
-    return list(dict.fromkeys(run_id for run_id in ids if isinstance(run_id, str)))
+    return list(dict.fromkeys(ui.selected(event)))
 
 
 def clear() -> None:

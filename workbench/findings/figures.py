@@ -117,10 +117,9 @@ def curves(
     return figure.update_layout(height=480, margin_b=110)
 
 
-def curve_labels(frame: pd.DataFrame, domain: str, scenario: str, n_train: int | None) -> dict[str, str]:
+def curve_labels(frame: pd.DataFrame, domain: str, scenario: str) -> dict[str, str]:
     """Run id -> method, the first seed of each method in one place: rows of `acceptance` at any temperature."""
     part = frame[(frame.domain == domain) & (frame.scenario == scenario)]
-    part = part if n_train is None else part[part.n_train == n_train]
     best = part.sort_values("value", ascending=False).drop_duplicates("method")
     firsts = {str(runs[0]): str(method) for runs, method in zip(best.runs, best.method, strict=True)}
     return dict(list(firsts.items())[:MOST_CURVES])

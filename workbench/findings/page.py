@@ -301,7 +301,7 @@ def show_curves(frame: pd.DataFrame, scenario: str, size: str, temperature: floa
     st.subheader("Learning curves", anchor="curves")
     domain = st.selectbox("Domain", sorted(rows.domain.unique()), key="domain", bind="query-params")
     axis = ui.choose_axis()
-    labels = figures.curve_labels(rows, domain, scenario, None)
+    labels = figures.curve_labels(rows, domain, scenario)
     figure = figures.curves(
         queries.curve(list(labels)),
         labels,

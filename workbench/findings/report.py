@@ -160,7 +160,7 @@ def figure_views(rates: pd.DataFrame, load_curve: LoadCurve) -> list[View]:
         views += [_by_size(rates, name, temperature) for name in offered["scenario"] if _several_sizes(rates, name)]
     rows = acceptance.usual_size(rates[rates.scenario == scenario])
     for domain in sorted(rows.domain.unique()):
-        labels = figures.curve_labels(rows, domain, scenario, None)
+        labels = figures.curve_labels(rows, domain, scenario)
         curve = load_curve(list(labels))
         views += [
             _curve(curve, labels, axis, offered["temperature"][0], f"{domain}, {scenario}")

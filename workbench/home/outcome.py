@@ -13,7 +13,7 @@ from engine.records.speed import Speed
 from engine.records.summary import Summary
 from engine.runs.advice import trains
 from engine.runs.folder import RunFolder
-from workbench.run.results import VERDICT_ICONS
+from workbench.run.results import draw_decision
 from workbench.run.stage import stage
 from workbench.run.training_curve import Now
 from workbench.shared import queries, ui, watch
@@ -95,13 +95,8 @@ def _progress(run: RunFolder, drawn: str) -> None:
 
 def _measured(summary: Summary) -> None:
     """The verdict, and the figures it rests on."""
-    decision, speed = decide(summary), summary.speed or Speed()
-    changes = "".join(f"\n- {ui.sentence(change)}" for change in decision.changes)
-    text = f"**{decision.answer.capitalize()}.** {ui.sentence('; '.join(decision.reasons))}."
-    text += f"\n\nWhat would change it:{changes}" if changes else ""
-    {"serve it": st.success, "no gain": st.warning}.get(decision.answer, st.info)(
-        text, icon=VERDICT_ICONS[decision.answer]
-    )
+    draw_decision(decide(summary))
+    speed = summary.speed or Speed()
     figures = [
         (f"tokens/s, {_WAYS[way]}", f"{rate.value:.1f}", ui.interval_line(rate, 1))
         for way, rate in speed.tokens_per_s.items()

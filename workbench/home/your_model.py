@@ -277,7 +277,7 @@ def _show(report: dict[str, Any]) -> None:
     if bad:
         lines = "".join(f"\n- row {row['line']}: {ui.text(row['reason'])}" for row in bad[:_SHOWN_BAD])
         more = f"\n- and {len(bad) - _SHOWN_BAD} more" if len(bad) > _SHOWN_BAD else ""
-        rows = "1 row is no prompt and is" if len(bad) == 1 else f"{len(bad)} rows are no prompts and are"
+        rows = "1 row is not a prompt and is" if len(bad) == 1 else f"{len(bad)} rows are not prompts and are"
         st.warning(f"{rows} left out:{lines}{more}")
 
 

@@ -55,7 +55,7 @@ def choose_start() -> starting.Start:
     run_id = st.query_params.get("from")
     if run_id:
         start = starting.from_run(queries.home(), run_id)
-        pickers.choose_run("Filled from the earlier run", "anything", "from", forget=("set",))
+        pickers.choose_run("Filled from the earlier run", "from", forget=("set",))
         if st.button("Use a recipe instead", key="no-run", icon=":material/description:"):
             st.query_params.clear()
             st.rerun()
@@ -65,7 +65,7 @@ def choose_start() -> starting.Start:
     name = ui.choose_one("Starting point", list(titles), titles, "recipe", help=files, forget=("set",))
     start = starting.from_recipe(name)
     st.caption(ui.text(start.about))
-    earlier = pickers.opens_on(pickers.runs_with("anything"))
+    earlier = pickers.opens_on(pickers.offered(queries.runs()))
     if earlier and st.button("Start from an earlier run", key="some-run", icon=":material/content_copy:"):
         st.query_params.from_dict({"from": earlier})
         st.rerun()

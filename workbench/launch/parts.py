@@ -141,8 +141,8 @@ def _check_name(form: Form) -> None:
     if typed and typed not in os.environ and not _VARIABLE.fullmatch(typed):
         form.put(KEY_NAME, None)
         st.error(
-            "**This is no name of an environment variable**\n\nWhy: a key must never be typed here; it would end up in "
-            "files and links. It was not taken over.\n\nWhat to do: set the key where the server is started, for "
+            "**This is not the name of an environment variable**\n\nWhy: a key must never be typed here; it would end "
+            "up in files and links. It was not taken over.\n\nWhat to do: set the key where the server is started, for "
             "example `export API_KEY=...`, and choose its name, `API_KEY`.",
             icon=":material/key_off:",
         )

@@ -131,7 +131,7 @@ def saved_trace() -> Trace | None:
 
 def measured_trace() -> Trace | None:
     named = st.query_params.get("run")
-    measured = pickers.runs_with("measured", also=(named,) if named else ())
+    measured = pickers.measured_runs(also=(named,) if named else ())
     offered = measured[measured.run_id.isin(queries.holding("traces")) | (measured.run_id == named)]
     if offered.empty:
         ui.empty(

@@ -69,7 +69,7 @@ class Started(Record):
     pid: int = 0
     pid_started: float = 0.0
     server: Text = ""
-    """The server that it is for; empty in those of before, which were for none."""
+    """The server that it is for; empty in those that earlier versions made, which were for none."""
     stop_asked_at: str = ""
 
 

@@ -31,7 +31,7 @@ def choose() -> RunFolder | None:
             return None
         if folder.id != run_id:  # 'latest', or the beginning of an id
             st.query_params["run"] = folder.id
-    chosen = pickers.choose_run("Run", "anything")
+    chosen = pickers.choose_run("Run")
     return RunFolder(queries.home().run(chosen)) if chosen else None
 
 

@@ -10,7 +10,7 @@ import streamlit as st
 
 from engine.index.queries import Run
 from engine.measure import definitions, speed_words
-from engine.measure.decision import decide
+from engine.measure.decision import Decision, decide
 from engine.numbers import interval
 from engine.records.certificate import Certificate
 from engine.records.speed import Speed
@@ -101,7 +101,11 @@ def target_alone(indexed: Run, values: pd.DataFrame) -> None:
 def verdict(summary: Summary, values: pd.DataFrame) -> None:
     """Draw whether to serve the draft, why, and what would change that. `values`: the run's rates, as indexed."""
     columns = ["draft", "temperature", "metric", "value", "low", "high", "n_prompts"]
-    decision = decide(summary, [Metric.model_validate(row) for row in values[columns].to_dict("records")])
+    draw_decision(decide(summary, [Metric.model_validate(row) for row in values[columns].to_dict("records")]))
+
+
+def draw_decision(decision: Decision) -> None:
+    """Draw the answer, its reasons, and what would change it."""
     changes = "".join(f"\n- {ui.sentence(change)}" for change in decision.changes)
     text = f"**{decision.answer.capitalize()}.** {ui.sentence('; '.join(decision.reasons))}."
     {"serve it": st.success, "no gain": st.warning}.get(decision.answer, st.info)(

@@ -72,7 +72,9 @@ def _one(run: RunFolder, kept: Kept) -> None:
     if kept.measurement is None:
         st.warning(f"**{ui.text(kept.name)}** cannot be read: {ui.text(kept.problem)}", icon=":material/broken_image:")
         return
-    verdict = _verdict(run, kept)
+    from engine.deploy.verdict import judge_of_run
+
+    verdict = judge_of_run(kept.measurement, run)
     st.markdown(f"{_BADGES[verdict.outcome]} **{ui.text(kept.name)}**")
     st.caption(ui.text(kept.measurement.in_words))
     if kept.problem:
@@ -95,17 +97,6 @@ def _one(run: RunFolder, kept: Kept) -> None:
         figure = chart_parts.about(by_place(verdict, theme.mode()), subject)
         alt = "Acceptance at each place of the proposal, predicted and served"
         ui.chart(figure, key=f"served-places-{kept.name}", alt=alt, name=f"{run.id}-{kept.name}")
-
-
-def _verdict(run: RunFolder, kept: Kept) -> Verdict:
-    from engine.deploy.prediction import Predictor
-    from engine.deploy.verdict import Verdict, judge
-
-    assert kept.measurement is not None
-    try:
-        return judge(kept.measurement, Predictor.of_run(run.path, run.id))
-    except DraftbenchError as error:
-        return Verdict("open", f"{error.what}: {error.why}" if error.why else error.what, fix=error.fix)
 
 
 def figures(verdict: Verdict) -> pd.DataFrame:

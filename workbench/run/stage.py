@@ -48,14 +48,14 @@ def stage(status: Status, present: Now) -> Stage:
     return Stage(min(1.0, max(0.0, done / total)), text, left_s, of_run, told.left_unknown)
 
 
-def since(stamp: object, at: datetime | None = None) -> float | None:
+def since(stamp: object) -> float | None:
     """Seconds since an ISO 8601 time; None if it is not one."""
     try:
         then = datetime.fromisoformat(str(stamp))
     except ValueError:
         return None
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
-    return max(0.0, ((at or datetime.now(UTC)) - then).total_seconds())
+    return max(0.0, (datetime.now(UTC) - then).total_seconds())
 
 
 def rounded(seconds: float) -> str:

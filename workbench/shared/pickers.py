@@ -1,6 +1,6 @@
 """The run pickers of all pages: what they offer, in what order, under which names, and what they open on.
 
-A picker offers the runs that have what its page needs (`Need`), never one that would only show an error. One's own runs
+A picker offers the runs that its page can show, never one that would only show an error. One's own runs
 come first, newest first; the samples that came with Draftbench follow and say so in their names; archived runs are
 left out unless the address names them. Without a run in the address a page opens on one that works: one's own before a
 sample, a running or finished one before one that failed. `choose_run` is the picker of one run, kept in the address as
@@ -11,7 +11,6 @@ its own, as pure functions on the frame of `queries.runs()`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Literal
 
 import pandas as pd
 import streamlit as st
@@ -19,22 +18,14 @@ import streamlit as st
 from engine.paths import is_run_name
 from workbench.shared import queries, ui, url_warnings
 
-# what a page needs of a run: nothing, a measurement, a draft that can be loaded, traces to replay, a timed measurement
-Need = Literal["anything", "measured", "weights", "traces", "speed"]
 SAMPLE = "sample, measured elsewhere"
 _FIRST = ("running", "queued", "done")  # states that a page opens on before any other
 
 
-def runs_with(need: Need, *, also: Collection[str] = ()) -> pd.DataFrame:
-    """The runs to offer to a page with that need; `also`: ids that the address names, offered though archived."""
+def measured_runs(*, also: Collection[str] = ()) -> pd.DataFrame:
+    """The runs to offer to a page about measurements; `also`: ids that the address names, offered though archived."""
     known = queries.runs()
-    if need == "measured":
-        known = known[known.exact.notna()]
-    elif need == "speed":
-        known = known[known.speedup.notna()]
-    elif need != "anything":
-        known = known[known.run_id.isin(queries.holding(need))]
-    return offered(known, also)
+    return offered(known[known.exact.notna()], also)
 
 
 def offered(known: pd.DataFrame, also: Collection[str] = ()) -> pd.DataFrame:
@@ -61,14 +52,14 @@ def opens_on(runs: pd.DataFrame) -> str | None:
     return str(runs.run_id.iloc[0])
 
 
-def choose_run(label: str, need: Need, key: str = "run", *, forget: Sequence[str] = ()) -> str | None:
-    """Let the visitor choose a run that has what the page needs; None if there is none.
+def choose_run(label: str, key: str = "run", *, forget: Sequence[str] = ()) -> str | None:
+    """Let the visitor choose a run; None if there is none.
 
     The address keeps the id under `key`. An id there that names no such run is offered too, because only the page can
     say what is wrong with it. `forget`: parameters of the address that say nothing about another run.
     """
     named = st.query_params.get(key)
-    shown = runs_with(need, also=(named,) if named else ())
+    shown = offered(queries.runs(), (named,) if named else ())
     labels = names(shown)
     options = list(shown.run_id)
     if named and named not in labels and is_run_name(named):
@@ -82,17 +73,16 @@ def pick_runs(
     label: str,
     key: str,
     *,
-    need: Need = "measured",
     most: int | None = None,
     default: Sequence[str] = (),
     among: Sequence[str] | None = None,
 ) -> list[str]:
-    """Let the visitor choose runs, kept in the address under `key`.
+    """Let the visitor choose measured runs, kept in the address under `key`.
 
     `among`: the ids to choose from, besides those in the address; all runs if not given.
     """
     asked = st.query_params.get_all(key)
-    shown = runs_with(need, also=asked)
+    shown = measured_runs(also=asked)
     if among is not None:
         shown = shown[shown.run_id.isin([*among, *asked])]
     options, labels = list(shown.run_id), names(shown)

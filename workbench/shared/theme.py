@@ -96,8 +96,6 @@ _PAGE_CSS = """
 .block-container{padding-top:3rem;padding-bottom:4rem;max-width:1440px}
 h1{letter-spacing:-.01em}
 .purpose{font-size:1.04rem;opacity:.78;margin:-.7rem 0 .9rem}
-.state{white-space:nowrap}
-.small{font-size:.86rem;opacity:.78}
 [class*="st-key-wide-"]{overflow-x:auto}
 [class*="st-key-wide-"]>*{min-width:840px}
 """

@@ -29,7 +29,6 @@ font:12px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;text-align:l
 box-shadow:0 4px 18px rgba(0,0,0,.35);pointer-events:none}
 .strip{display:flex;flex-wrap:wrap;align-items:flex-end;gap:6px 3px;padding:.2rem 0}
 .strip .round{display:flex;flex-direction:column-reverse;gap:1px;border-radius:3px;color:inherit;text-decoration:none}
-.strip .round.now{outline:2px solid currentColor;outline-offset:1px}
 .strip .round::after{top:100%;margin-top:.3em!important}
 .cell{display:block;width:13px;height:11px;border-radius:2px;font:bold 10px/11px ui-monospace,Menlo,Consolas,monospace;
 text-align:center;text-decoration:none!important}
@@ -110,23 +109,19 @@ def answer_html(
     return f'<div class="tokens {_tone(tone)}" dir="auto">{"".join(parts)}</div>'
 
 
-def strip_html(
-    rounds: Sequence[Round], *, tone: str = "light", href: Href | None = None, highlight: int | None = None
-) -> str:
+def strip_html(rounds: Sequence[Round]) -> str:
     """One bar per round, from its first token at the bottom to the target's own token at the top."""
-    bars = "".join(_bar(item, href(item.number) if href else None, item.number == highlight) for item in rounds)
+    bars = "".join(map(_bar, rounds))
     accepted, proposed = sum(r.accepted for r in rounds), sum(r.num_draft_tokens for r in rounds)
     label = f"{len(rounds)} rounds, one bar each: {accepted} of {proposed} proposed tokens accepted"
-    return f'<div class="strip {_tone(tone)}" role="group" aria-label="{label}">{bars}</div>'
+    return f'<div class="strip light" role="group" aria-label="{label}">{bars}</div>'
 
 
-def _bar(item: Round, href: str | None, now: bool) -> str:
+def _bar(item: Round) -> str:
     cells = "".join(f'<i class="cell fate-{t.fate}">{_GLYPHS[t.fate]}</i>' for t in item.tokens)
     judged = f"{item.accepted} of {item.num_draft_tokens} accepted, {len(item.emitted)} emitted"
     summary = f"round {item.number}: {judged}, {1000 * item.seconds:.0f} ms"
-    tag = f'a href="{html.escape(href)}" target="_top"' if href else "span"
-    shut = "a" if href else "span"
-    return f'<{tag} class="round{" now" if now else ""}" data-tip="{summary}">{cells}</{shut}>'
+    return f'<span class="round" data-tip="{summary}">{cells}</span>'
 
 
 def legend_html(*, tone: str = "light") -> str:

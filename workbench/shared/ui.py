@@ -101,11 +101,11 @@ def show_error(error: Exception) -> bool:
     return True
 
 
-def empty(message: str, label: str, page: str, *, key: str = "empty", **params: str) -> None:
+def empty(message: str, label: str, page: str, **params: str) -> None:
     """An empty state: what will appear here, and a button that leads to the first step."""
     with st.container(border=True):
         st.write(message)
-        if st.button(label, type="primary", key=f"{key}-{page}"):
+        if st.button(label, type="primary", key=f"empty-{page}"):
             st.switch_page(page_of(page), query_params=params or None)
 
 
@@ -143,6 +143,14 @@ def chart(
         with st.popover("Save", icon=":material/download:", type="tertiary", key=f"save-{key}"):
             downloads.download_row(name or key, key, draw=lambda tone: figure)
     return shown
+
+
+def selected(event: Any) -> list[str]:
+    """Of each point that is selected in a chart the text that it carries (`customdata`); some carry none."""
+    points = ((event or {}).get("selection") or {}).get("points") or []
+    data = [point.get("customdata") for point in points]
+    values = [value[0] if isinstance(value, list) and value else value for value in data]
+    return [value for value in values if isinstance(value, str)]
 
 
 def distinct(labels: Mapping[str, str]) -> dict[str, str]:

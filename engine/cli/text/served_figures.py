@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.cli.text import console
-from engine.deploy.prediction import Predictor
-from engine.deploy.verdict import Verdict, judge
-from engine.errors import DraftbenchError
+from engine.deploy.verdict import Verdict, judge_of_run
 from engine.numbers import number
 from engine.records.served import ServedMeasurement
 from engine.runs.folder import RunFolder
@@ -28,7 +26,7 @@ Measured = tuple[str, ServedMeasurement | None, str]
 
 def report(run: RunFolder, measured: Sequence[Measured], *, as_json: bool) -> None:
     """Print some served measurements of a run, each with its verdict."""
-    judged = [(name, measurement, problem, _verdict(run, measurement)) for name, measurement, problem in measured]
+    judged = [(*one, None if one[1] is None else judge_of_run(one[1], run)) for one in measured]
     if as_json:
         console.print_json({"run": run.id, "served": [_document(*one) for one in judged]})
         return
@@ -52,15 +50,6 @@ def unkept(measurements: Sequence[ServedMeasurement], *, as_json: bool) -> None:
         rates = (("accepted / proposed", one.totals.per_proposed), ("tokens per round", one.totals.tokens_per_round))
         rows = [*rates, *((f"token {i} accepted", value) for i, value in enumerate(one.totals.acceptance_at, 1))]
         console.table("", ["", "served"], [[title, number(value)] for title, value in rows if math.isfinite(value)])
-
-
-def _verdict(run: RunFolder, measurement: ServedMeasurement | None) -> Verdict | None:
-    if measurement is None:
-        return None
-    try:
-        return judge(measurement, Predictor.of_run(run.path, run.id))
-    except DraftbenchError as error:
-        return Verdict("open", f"{error.what}: {error.why}" if error.why else error.what, fix=error.fix)
 
 
 def _document(

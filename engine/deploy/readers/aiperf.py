@@ -94,7 +94,7 @@ def _request(record: Mapping[str, Any], where: str) -> tuple[RoundTotals, int | 
     rounds, proposed, accepted = (
         whole(record, name, where) for name in ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens")
     )
-    gamma = draft_tokens(record, "num_spec_tokens", where)
+    gamma = draft_tokens(record, where)
     check_rate(record.get("mean_acceptance_length"), accepted, rounds, f"{where}: mean_acceptance_length", plus=1.0)
     check_rate(record.get("draft_acceptance_rate"), accepted, proposed, f"{where}: draft_acceptance_rate")
     places = of_histogram(_dense(record.get("acceptance_histogram"), gamma, where), rounds, accepted, where)
@@ -112,7 +112,7 @@ def _request(record: Mapping[str, Any], where: str) -> tuple[RoundTotals, int | 
 def _dense(histogram: Any, gamma: int | None, where: str) -> list[int]:
     """A histogram without empty numbers -> a list from 0 on."""
     if not isinstance(histogram, Mapping):
-        raise refused(f"{where}: acceptance_histogram is no object", "it maps accepted tokens to steps")
+        raise refused(f"{where}: acceptance_histogram is not an object", "it maps accepted tokens to steps")
     named = f"{where}: acceptance_histogram"
     counts = {
         place(str(name), f"a key of {named}"): as_whole(count, f"{named}[{brief(name)}]")

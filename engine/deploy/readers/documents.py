@@ -85,15 +85,15 @@ def _items(value: Any, name: str) -> Iterator[tuple[Mapping[str, Any], str]]:
     for number, item in enumerate(value, 1):
         where = f"{name}, record {number}"
         if not isinstance(item, Mapping):
-            raise refused(f"{where} is no JSON object", "a record of figures is one")
+            raise refused(f"{where} is not a JSON object", "a record of figures is one")
         yield _usable(item, where), where
 
 
 def _lines(name: str, text: str, whole_error: str) -> Iterator[Located]:
-    """JSON lines. Raises DraftbenchError for the first that is no JSON object."""
+    """JSON lines. Raises DraftbenchError for the first that is not a JSON object."""
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if len(lines) < 2 or not _is_object(lines[0][1]):
-        raise refused(f"{name} {whole_error}", "the file is torn, or is no JSON")
+        raise refused(f"{name} {whole_error}", "the file is cut off, or is not JSON")
     if len(lines) > MOST_RECORDS:
         raise refused(f"{name} has {len(lines):,} lines", f"at most {MOST_RECORDS:,} are read", "give a part of them")
     for number, line in lines:
@@ -115,7 +115,7 @@ def _located(line: str, where: str) -> Located:
     except ValueError as error:
         raise refused(f"{where} {error}", "the file is torn there: figures of a part would look like all") from None
     if not isinstance(value, Mapping):
-        raise refused(f"{where} is no JSON object", "a record of figures is one")
+        raise refused(f"{where} is not a JSON object", "a record of figures is one")
     return Located(_usable(value, where), where)
 
 

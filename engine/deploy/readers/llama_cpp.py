@@ -138,7 +138,7 @@ def _left_out(count: int, of: int) -> list[str]:
 def _number(text: str, pattern: re.Pattern[str], where: str) -> float:
     """A number as the log prints it. Raises DraftbenchError for a torn one."""
     if not pattern.fullmatch(text):
-        raise refused(f"{where}: {brief(text)} is no number", _TORN)
+        raise refused(f"{where}: {brief(text)} is not a number", _TORN)
     return float(text)
 
 

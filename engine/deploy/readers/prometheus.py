@@ -54,7 +54,6 @@ class _Names:
     emitted: str = ""
     requests: str = ""
     prompts: tuple[str, ...] = ()
-    gauges: tuple[str, ...] = ()
 
 
 _VLLM = _Names(
@@ -87,7 +86,6 @@ _SERVERS = {
         emitted="generation_tokens",
         requests="request_success",
         prompts=("prompt_tokens",),
-        gauges=("spec_decode_acceptance_length",),
     ),
     "sglang": _Names(
         "sglang:",
@@ -97,7 +95,6 @@ _SERVERS = {
         emitted="generation_tokens",
         requests="num_requests",
         prompts=("prompt_tokens",),
-        gauges=("spec_accept_length", "spec_accept_rate"),
     ),
 }
 
@@ -132,7 +129,7 @@ def read(
         gamma=gamma,
         model=chosen,
         prompt_tokens=_sum(change, names.prefix, names.prompts),
-        notes=tuple(_notes(change, names, totals, alone=before is None)),
+        notes=tuple(_notes(change, totals, alone=before is None)),
     )
 
 
@@ -147,7 +144,8 @@ def samples(text: str, where: str) -> dict[Series, float]:
         value = _number(match["value"]) if match else None
         if match is None or value is None:
             raise refused(
-                f"{where}, line {number} is no sample: {brief(line)}", "the text is torn or is none of Prometheus"
+                f"{where}, line {number} is not a sample: {brief(line)}",
+                "the text is cut off, or is not Prometheus text",
             )
         if match["name"].endswith("_created"):
             continue
@@ -171,7 +169,9 @@ def _labels(text: str | None, where: str) -> Iterable[tuple[str, str]]:
     while text and place < len(text.rstrip(", \t")):
         match = _LABEL.match(text, place)
         if match is None:
-            raise refused(f"{where}: labels {brief(text)} cannot be read", "the text is torn or is none of Prometheus")
+            raise refused(
+                f"{where}: labels {brief(text)} cannot be read", "the text is cut off, or is not Prometheus text"
+            )
         yield match[1], re.sub(r"\\[n\"\\]", lambda escape: _ESCAPES[escape[0]], match[2])
         place = match.end()
 
@@ -302,7 +302,7 @@ def _totals(change: Mapping[Series, int], names: _Names, where: str) -> tuple[Ro
     return checked(totals, where, gamma), gamma
 
 
-def _notes(change: Mapping[Series, int], names: _Names, totals: RoundTotals, *, alone: bool) -> list[str]:
+def _notes(change: Mapping[Series, int], totals: RoundTotals, *, alone: bool) -> list[str]:
     notes = ["counted by the server: other requests of that time are in the figures"]
     if alone:
         notes.append("one scrape: everything since the server was started, its warm-up included")

@@ -87,11 +87,11 @@ def as_whole(value: Any, named: str) -> int:
     return int(value)
 
 
-def draft_tokens(values: Mapping[str, Any], name: str, where: str) -> int | None:
-    """gamma of a JSON object; None where it is missing or null. Raises DraftbenchError for what no proposal has."""
-    count = optional_whole(values, name, where)
+def draft_tokens(values: Mapping[str, Any], where: str) -> int | None:
+    """gamma, as vLLM's JSON names it; None where it is missing or null. Raises DraftbenchError for what none can be."""
+    count = optional_whole(values, "num_spec_tokens", where)
     if count is not None and not 1 <= count <= MOST_PLACES:
-        raise refused(f"{where}: {name} is {count}", f"a proposal has 1 to {MOST_PLACES:,} tokens")
+        raise refused(f"{where}: num_spec_tokens is {count}", f"a proposal has 1 to {MOST_PLACES:,} tokens")
     return count
 
 

@@ -133,7 +133,7 @@ def _request(payload: Mapping[str, Any], emitted: int | None, where: str) -> tup
         whole(payload, name, where) for name in ("total_accepted_draft_tokens", "total_draft_tokens", "num_spec_steps")
     )
     check_rate(payload.get("acceptance_rate"), accepted, proposed, f"{where}: acceptance_rate")
-    gamma = draft_tokens(payload, "num_spec_tokens", where)
+    gamma = draft_tokens(payload, where)
     histogram = payload.get("acceptance_histogram")
     places = None
     if histogram is not None:

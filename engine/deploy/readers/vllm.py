@@ -84,7 +84,7 @@ def _request(figures: Mapping[str, Any], usage: Mapping[str, Any], where: str) -
     rounds, proposed, accepted = (
         whole(figures, name, where) for name in ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens")
     )
-    gamma = draft_tokens(figures, "num_spec_tokens", where)
+    gamma = draft_tokens(figures, where)
     if gamma is None:
         raise missing(where, "num_spec_tokens")
     histogram = counts_list(figures.get("acceptance_histogram"), f"{where}: acceptance_histogram")

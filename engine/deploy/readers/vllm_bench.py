@@ -91,7 +91,7 @@ def _places(rates: Any, rounds: int, where: str) -> list[int] | None:
     for rate, count in zip(rates, counts, strict=True):
         if abs(rate * rounds - count) > _NEAR:
             raise contradiction(
-                where, f"a share of {rate} of the rounds", f"of {rounds:,} rounds that is no whole number"
+                where, f"a share of {rate} of the rounds", f"of {rounds:,} rounds that is not a whole number"
             )
     return counts
 

@@ -71,7 +71,7 @@ def test_a_key_that_is_typed_where_its_name_belongs_goes_nowhere(
     monkeypatch.setattr(parts, "key_names", lambda: [typed, "MY_API_KEY"])  # AppTest can type nothing else there
     shown = served(page("launch"))
     widget(shown, "capture.server.key_env").set_value(typed).run()
-    assert "no name of an environment variable" in boxes(shown)
+    assert "not the name of an environment variable" in boxes(shown)
     assert typed not in boxes(shown)
     assert typed not in shown.code[0].value
     assert typed not in str(shown.query_params)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from engine.capture import generate, shards, store
+from engine.capture import shards, store
 from engine.capture.plan import CapturePlan, plan_capture
 from engine.capture.shards import cut, fill_one_by_one, fill_shard, make_in_shards, shards_of
 from engine.capture.store import Capture, GrowingCapture, make_capture
@@ -71,21 +71,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory, target: LoadedModel) -> dict
     return made
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The prompts that the target answered to the end."""
-    names: list[str] = []
-    real = generate.answer_prompts
-
-    def spy(model: Any, prompts: Any, ids: list[str], *more: Any, **settings: Any) -> Iterator[Any]:
-        for one in real(model, prompts, ids, *more, **settings):
-            names.append(ids[one.index])
-            yield one
-
-    monkeypatch.setattr(generate, "answer_prompts", spy)
-    return names
-
-
 @pytest.mark.parametrize(("prompts", "count"), [(0, 3), (1, 3), (7, 1), (7, 3), (8, 8), (400, 8), (100_003, 64)])
 def test_a_cut_has_each_prompt_once_in_order_and_no_empty_part(prompts: int, count: int):
     parts = cut(prompts, count)
@@ -98,19 +83,19 @@ def test_a_cut_has_each_prompt_once_in_order_and_no_empty_part(prompts: int, cou
 @pytest.mark.parametrize("kind", ["exact", "compact", "none"])
 @pytest.mark.parametrize("count", [1, 4, 99])
 def test_joined_shards_are_the_bytes_that_one_process_writes(
-    tmp_path: Path, target: LoadedModel, alone: Any, asked: list[str], kind: str, count: int
+    tmp_path: Path, target: LoadedModel, alone: Any, generated: list[str], kind: str, count: int
 ):
     plan = plan_in(tmp_path, target, kind)
     capture = sharded(plan, target, count)
     assert content(plan.folder) == alone[kind]
-    assert sorted(asked) == sorted(prompt.id for prompt in plan.prompts)
+    assert sorted(generated) == sorted(prompt.id for prompt in plan.prompts)
     assert not (plan.folder / "shards").exists()
     last = capture.counts.last_session
     assert last.tokens == capture.tokens
     assert last.seconds > 0
-    asked.clear()
+    generated.clear()
     assert sharded(plan, target, count + 1).address == capture.address
-    assert asked == []
+    assert generated == []
 
 
 def test_a_larger_batch_ends_in_the_same_order_with_the_same_text(tmp_path: Path, target: LoadedModel, alone: Any):
@@ -183,39 +168,41 @@ def die(death: Death, folder: Path) -> None:
     ],
 )
 def test_after_a_kill_nothing_is_answered_again_with_whatever_cut(
-    tmp_path: Path, target: LoadedModel, alone: Any, asked: list[str], death: Death, left: int, count: int
+    tmp_path: Path, target: LoadedModel, alone: Any, generated: list[str], death: Death, left: int, count: int
 ):
     run_until_killed(die, death, tmp_path)
     plan = plan_in(tmp_path, target)
     sharded(plan, target, count)
-    assert len(asked) == left
+    assert len(generated) == left
     assert content(plan.folder) == alone["exact"]
     assert not (plan.folder / "shards").exists()
 
 
 def test_what_was_begun_without_shards_goes_on_in_them_and_the_other_way_round(
-    tmp_path: Path, target: LoadedModel, alone: Any, asked: list[str]
+    tmp_path: Path, target: LoadedModel, alone: Any, generated: list[str]
 ):
     plan = plan_in(tmp_path, target)
     for make, most in ((answer, 4), (sharded, 7), (answer, 9)):
-        stopping = Progress(quiet=True, stop_wanted=lambda most=most: len(asked) >= most)  # type: ignore[misc]
+        stopping = Progress(quiet=True, stop_wanted=lambda most=most: len(generated) >= most)  # type: ignore[misc]
         with pytest.raises(Cancelled):
             make(plan, target, 3, stopping) if make is sharded else answer(target, stopping, batch_size=2)(plan)
     sharded(plan, target, 3)
-    assert sorted(asked) == sorted(prompt.id for prompt in plan.prompts)
+    assert sorted(generated) == sorted(prompt.id for prompt in plan.prompts)
     assert content(plan.folder)["answers.jsonl"] == alone["exact"]["answers.jsonl"]
 
 
-def test_one_process_takes_over_what_shards_have_begun(tmp_path: Path, target: LoadedModel, asked: list[str]):
+def test_one_process_takes_over_what_shards_have_begun(tmp_path: Path, target: LoadedModel, generated: list[str]):
     plan = plan_in(tmp_path, target)
     with pytest.raises(Cancelled):
-        sharded(plan, target, 4, Progress(quiet=True, stop_wanted=lambda: len(asked) >= 8))
+        sharded(plan, target, 4, Progress(quiet=True, stop_wanted=lambda: len(generated) >= 8))
     assert len(answer(target)(plan).answers) == COUNT
-    assert sorted(asked) == sorted(prompt.id for prompt in plan.prompts)
+    assert sorted(generated) == sorted(prompt.id for prompt in plan.prompts)
     assert not (plan.folder / "shards").exists()
 
 
-def test_processes_that_do_the_same_share_the_work(tmp_path: Path, target: LoadedModel, alone: Any, asked: list[str]):
+def test_processes_that_do_the_same_share_the_work(
+    tmp_path: Path, target: LoadedModel, alone: Any, generated: list[str]
+):
     plans = [plan_in(tmp_path, target) for _ in range(3)]
     failed: list[BaseException] = []
 
@@ -231,11 +218,11 @@ def test_processes_that_do_the_same_share_the_work(tmp_path: Path, target: Loade
     for thread in threads:
         thread.join()
     assert failed == []
-    assert sorted(asked) == sorted(prompt.id for prompt in plans[0].prompts)
+    assert sorted(generated) == sorted(prompt.id for prompt in plans[0].prompts)
     assert content(plans[0].folder) == alone["exact"]
 
 
-def test_a_shard_that_another_process_fills_is_left_for_last(tmp_path: Path, target: LoadedModel, asked: list[str]):
+def test_a_shard_that_another_process_fills_is_left_for_last(tmp_path: Path, target: LoadedModel, generated: list[str]):
     plan = plan_in(tmp_path, target)
     first = shards_of(plan, 2)[0].folder
     first.mkdir(parents=True)
@@ -243,7 +230,7 @@ def test_a_shard_that_another_process_fills_is_left_for_last(tmp_path: Path, tar
     held.acquire()
     waiting = Progress(quiet=True, log=lambda note: held.release() if "another process" in note else None)
     sharded(plan, target, 2, waiting)
-    assert asked == [f"p{i}" for i in (*range(7, 14), *range(7))]
+    assert generated == [f"p{i}" for i in (*range(7, 14), *range(7))]
 
 
 def test_a_shard_of_a_capture_that_is_finished_meanwhile_is_nobodys_work(tmp_path: Path, target: LoadedModel):
@@ -273,7 +260,7 @@ def lose_a_line(folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_signal, lose_a_line])
 def test_a_damaged_shard_is_refused_and_made_whole_by_the_next_call(
-    tmp_path: Path, target: LoadedModel, alone: Any, asked: list[str], damage: Callable[[Path], None]
+    tmp_path: Path, target: LoadedModel, alone: Any, generated: list[str], damage: Callable[[Path], None]
 ):
     plan = plan_in(tmp_path, target)
 
@@ -285,13 +272,15 @@ def test_a_damaged_shard_is_refused_and_made_whole_by_the_next_call(
         make_in_shards(plan, 3, fill_and_damage)
     assert "same command" in caught.value.fix
     assert not (plan.folder / "done.json").exists()
-    asked.clear()
+    generated.clear()
     sharded(plan, target, 3)
-    assert asked == ["p8"]
+    assert generated == ["p8"]
     assert content(plan.folder) == alone["exact"]
 
 
-def test_shards_that_fail_do_not_stop_the_others_and_are_counted(tmp_path: Path, target: LoadedModel, asked: list[str]):
+def test_shards_that_fail_do_not_stop_the_others_and_are_counted(
+    tmp_path: Path, target: LoadedModel, generated: list[str]
+):
     plan = plan_in(tmp_path, target)
 
     def fill(shard: CapturePlan) -> None:
@@ -305,20 +294,20 @@ def test_shards_that_fail_do_not_stop_the_others_and_are_counted(tmp_path: Path,
         "no memory; finished answers and the other shards are kept",
         "buy some",
     )
-    assert len(asked) == 8
+    assert len(generated) == 8
     sharded(plan, target, 4)
-    assert sorted(asked) == sorted(prompt.id for prompt in plan.prompts)
+    assert sorted(generated) == sorted(prompt.id for prompt in plan.prompts)
 
 
 def test_the_disk_must_hold_the_shards_and_the_joined_capture(
-    tmp_path: Path, target: LoadedModel, alone: Any, asked: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, target: LoadedModel, alone: Any, generated: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     plan = plan_in(tmp_path, target)
     free = SimpleNamespace(free=2 * plan.most_bytes - 1)
     monkeypatch.setattr(store.shutil, "disk_usage", lambda _: free)
     with pytest.raises(DraftbenchError, match="may need"):
         sharded(plan, target, 3)
-    assert asked == []
+    assert generated == []
     free.free = 2 * plan.most_bytes
 
     def fill_up(some: Any) -> None:
@@ -329,7 +318,7 @@ def test_the_disk_must_hold_the_shards_and_the_joined_capture(
         make_in_shards(plan, 3, fill_up)
     assert "no prompt is answered again" in caught.value.fix
     free.free = 2 * plan.most_bytes
-    asked.clear()
+    generated.clear()
     sharded(plan, target, 3)
-    assert asked == []
+    assert generated == []
     assert content(plan.folder) == alone["exact"]

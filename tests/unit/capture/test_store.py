@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,21 +55,6 @@ def content(capture: Capture) -> dict[str, Any]:
         a.prompt_id: (a.group, a.prompt_ids, a.token_ids, a.finish_reason, capture.raw_signal(a).numpy().tobytes())
         for a in capture.answers
     }
-
-
-@pytest.fixture
-def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the prompts that were really put to the target, in order of finishing."""
-    names: list[str] = []
-    real = generate.answer_prompts
-
-    def spy(model: Any, prompts: Any, ids: list[str], *more: Any, **settings: Any) -> Iterator[Any]:
-        for answer in real(model, prompts, ids, *more, **settings):
-            names.append(ids[answer.index])
-            yield answer
-
-    monkeypatch.setattr(generate, "answer_prompts", spy)
-    return names
 
 
 @pytest.fixture(params=["exact", "compact", "none"])

@@ -149,7 +149,7 @@ def test_a_name_that_is_taken_or_too_long_is_refused_before_anything_is_asked():
     (run.path / "served" / "day-t1").mkdir(parents=True)
     stand_in = StandIn(whole(recorded.VLLM), {"/v1/models": listed("vllm")})
     with running(stand_in):
-        for name, message in (("day", "there is a served measurement day-t1 already"), ("d" * 78, "no name")):
+        for name, message in (("day", "there is a served measurement day-t1 already"), ("d" * 78, "not the name")):
             result = call("served", "probe", stand_in.url, "--run", "sample", "--name", name)
             assert result.code == 2
             assert message in result.err
@@ -180,7 +180,7 @@ def test_without_a_run_nothing_is_kept(tmp_path: Path):
     [
         (("http://127.0.0.1:9/v1",), "no prompts to send"),
         (("http://127.0.0.1:9/v1", "--prompts", "missing.jsonl"), "missing.jsonl"),
-        (("http://127.0.0.1:9/v1", "--prompts", "x", "--temperatures", "0,hot"), "is no list of numbers"),
+        (("http://127.0.0.1:9/v1", "--prompts", "x", "--temperatures", "0,hot"), "is not a list of numbers"),
     ],
 )
 def test_what_cannot_be_probed_is_explained(arguments: tuple[str, ...], message: str):

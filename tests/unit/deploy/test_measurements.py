@@ -61,7 +61,7 @@ def test_a_name_of_a_file_leads_nowhere_else(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a" * 81, "a\nb"])
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str):
-    with pytest.raises(DraftbenchError, match="no name of a measurement"):
+    with pytest.raises(DraftbenchError, match="not the name of a measurement"):
         keep(tmp_path, name, measured())
 
 

@@ -59,7 +59,7 @@ def test_the_given_program_comes_before_the_set_up_one_and_that_before_the_path(
     other = tmp_path / "mine"
     other.touch()
     assert find_executable(LLAMA, other) == other
-    with pytest.raises(DraftbenchError, match="is no file"):
+    with pytest.raises(DraftbenchError, match="is not a file"):
         find_executable(LLAMA, tmp_path / "absent")
 
 

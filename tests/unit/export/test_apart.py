@@ -102,7 +102,7 @@ def test_merged_it_is_the_plain_folder_of_any_draft(tmp_path: Path, draftbench: 
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("tiny", [], "is no adapter"),
+        ("tiny", [], "is not an adapter"),
         ("own", [], "a vocabulary of its own"),
         ("one", ["--format", "other"], "does not go with --format"),
     ],
@@ -123,7 +123,7 @@ def test_a_folder_of_something_else_is_not_taken_for_the_shared_draft(tmp_path: 
         "export", "one", "--lora", "apart", "--out", str(tmp_path / "o"), "--shared", str(tmp_path / "base")
     )
     assert result.code == 2
-    assert "no export of Draftbench" in result.err
+    assert "other than an export of Draftbench" in result.err
     assert [p.name for p in (tmp_path / "base").iterdir()] == ["notes.txt"]
 
 

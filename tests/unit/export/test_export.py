@@ -34,19 +34,9 @@ from engine.records.provenance import Provenance
 from engine.records.summary import Summary
 from engine.runs.folder import RunFolder
 from tests.unit.conftest import Draftbench
+from tests.unit.export.conftest import export
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def run(finished_home: Path) -> RunFolder:
-    return RunFolder.open(home(), "latest")
-
-
-def export(draftbench: Draftbench, folder: Path, *more: str) -> Any:
-    result = draftbench("export", "latest", "--out", str(folder), "--json", *more)
-    assert result.code == 0, result.err
-    return result.json()
 
 
 def test_a_folder_that_no_settings_could_name_is_refused(tmp_path: Path):
@@ -142,7 +132,7 @@ def test_what_is_no_export_is_never_replaced(run: RunFolder, tmp_path: Path, dra
             place.write_text("dear")
         refused = draftbench("export", "latest", "--out", str(place), "--overwrite", "--json")
         assert refused.code == 2
-        assert "no export" in refused.json()["error"]["what"]
+        assert "other than an export" in refused.json()["error"]["what"]
     assert (tmp_path / "thesis" / "README.md").read_text() == "years of work"
     assert (tmp_path / "letter").read_text() == "dear"
 

@@ -22,24 +22,13 @@ from engine.export.gguf import load_gguf
 from engine.export.model_card import code, public_name
 from engine.export.preflight import preflight
 from engine.models.load import load_model
-from engine.paths import home
 from engine.runs.folder import RunFolder
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded
 from tests.unit.conftest import Draftbench
+from tests.unit.export.conftest import export
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def run(finished_home: Path) -> RunFolder:
-    return RunFolder.open(home(), "latest")
-
-
-def export(draftbench: Draftbench, folder: Path, *more: str) -> Any:
-    result = draftbench("export", "latest", "--out", str(folder), "--json", *more)
-    assert result.code == 0, result.err
-    return result.json()
 
 
 @pytest.mark.parametrize("server", ["transformers", "vllm", "sglang", "tensorrt-llm"])

@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from engine.decode import bare
+from engine.decode.bare import generate
 from engine.decode.events import Fate, Round, Token
 from engine.decode.sampling import Sampling
 from engine.decode.settings import NO_DRAFT, DecodeSettings, FixedLength
@@ -17,7 +19,6 @@ from engine.measure.speed import (
     WAYS,
     TimedAnswer,
     forward_times,
-    generated,
     time_split,
     time_ways,
     turn,
@@ -72,15 +73,15 @@ def test_generate_writes_our_own_greedy_text_whatever_the_models_settings(monkey
         eos_token_id=own[2], do_sample=True, temperature=0.3, repetition_penalty=9.0, num_beams=2
     )
     monkeypatch.setattr(TARGET, "generation_config", settings)
-    assert generated(TARGET, [5, 6], Sampling(0.0), max_new_tokens=12, seed=0) == own
+    assert generate(TARGET, [5, 6], Sampling(0.0), max_new_tokens=12, seed=0) == own
     assert TARGET.generation_config is settings
 
 
 @pytest.mark.slow
 def test_generate_samples_from_the_same_distribution_and_leaves_the_random_state_alone():
     before = torch.get_rng_state()
-    drawn = {generated(TARGET, [5], Sampling(3.0), max_new_tokens=1, seed=s)[0] for s in range(150)}
-    narrow = {generated(TARGET, [5], Sampling(3.0, top_k=2), max_new_tokens=1, seed=s)[0] for s in range(30)}
+    drawn = {generate(TARGET, [5], Sampling(3.0), max_new_tokens=1, seed=s)[0] for s in range(150)}
+    narrow = {generate(TARGET, [5], Sampling(3.0, top_k=2), max_new_tokens=1, seed=s)[0] for s in range(30)}
     assert len(drawn) > 55, "the library's own top_k of 50 is off"
     assert len(narrow) == 2
     assert torch.equal(torch.get_rng_state(), before)
@@ -94,19 +95,19 @@ def test_the_end_of_sequence_does_not_shorten_the_work(monkeypatch):
 
 def test_each_way_is_warmed_up_once_before_the_clock(monkeypatch):
     calls = []
-    for name in ("plain_decode", "speculative_decode", "generated"):
-        decode = getattr(speed, name)
+    for holder, name in ((speed, "plain_decode"), (speed, "speculative_decode"), (bare, "generate")):
+        decode = getattr(holder, name)
 
         def counted(*args, _name=name, _decode=decode, **options):
             calls.append(_name)
             return _decode(*args, **options)
 
-        monkeypatch.setattr(speed, name, counted)
+        monkeypatch.setattr(holder, name, counted)
     assert len(timed([[5, 6]])) == 3
-    assert calls == ["plain_decode", "speculative_decode", "generated"] * 2
+    assert calls == ["plain_decode", "speculative_decode", "generate"] * 2
     calls.clear()
     assert [a.way for a in timed([[5, 6]], ways=("plain", "speculative"))] == ["plain", "speculative"]
-    assert "generated" not in calls
+    assert "generate" not in calls
 
 
 def test_on_a_cpu_the_warm_up_is_short(monkeypatch):

@@ -20,7 +20,6 @@ from engine.measure.exact_tables import position_rows
 from engine.measure.statistics import bootstrap_ratio
 from engine.measure.text_rounds import (
     TextRounds,
-    added_up,
     for_other_texts,
     predicted_rates,
     predicted_rounds,
@@ -174,11 +173,13 @@ def test_rates_are_ratios_of_sums_with_intervals_over_prompts(pair):
     target, draft, captures = pair
     results = exact_acceptance(draft, Head.of(target.model), captures[1.0], Sampling(1.0))
     texts = list(predicted_rounds(results, 3, "argmax", limit=LIMIT).values())
-    rates, together = predicted_rates(texts), added_up(texts)
-    assert rates.per_proposed.value == pytest.approx(together.accepted / together.proposed)
-    assert rates.tau.value == pytest.approx(together.emitted / together.rounds)
+    rates, rounds = predicted_rates(texts), sum(text.rounds for text in texts)
+    assert rates.per_proposed.value == pytest.approx(
+        sum(text.accepted for text in texts) / sum(text.proposed for text in texts)
+    )
+    assert rates.tau.value == pytest.approx(sum(text.emitted for text in texts) / rounds)
     assert [place.value for place in rates.accepted_at] == pytest.approx(
-        [at / together.rounds for at in together.accepted_at]
+        [sum(place) / rounds for place in zip(*(text.accepted_at for text in texts), strict=True)]
     )
     assert sum(place.value for place in rates.accepted_at) == pytest.approx(rates.accepted_per_round.value)
     assert rates.per_proposed == bootstrap_ratio([t.accepted for t in texts], [t.proposed for t in texts])

@@ -44,7 +44,11 @@ def test_the_same_bytes_are_kept_once_and_other_bytes_elsewhere(home: Home):
 
 @pytest.mark.parametrize(
     ("name", "content", "word"),
-    [("notes.docx", b"x", "no file of prompts"), ("empty.jsonl", b" \n", "is empty"), ("../../a.sh", b"x", "no file")],
+    [
+        ("notes.docx", b"x", "not a file of prompts"),
+        ("empty.jsonl", b" \n", "is empty"),
+        ("../../a.sh", b"x", "not a file"),
+    ],
 )
 def test_what_is_no_prompt_file_is_refused_and_nothing_is_kept(home: Home, name: str, content: bytes, word: str):
     with pytest.raises(DraftbenchError, match=word):

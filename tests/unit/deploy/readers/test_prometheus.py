@@ -130,7 +130,7 @@ def test_labels_with_escapes_commas_and_braces_are_read():
         (AFTER.replace(" 210.0", " NaN"), "is nan"),
         (AFTER.replace(" 210.0", " 210.5"), r"is 210\.5"),
         (AFTER.replace(" 210.0", " 90.0"), "tokens accepted by place"),
-        (AFTER.replace("drafts_total", "drafts_total{"), "is no sample"),
+        (AFTER.replace("drafts_total", "drafts_total{"), "is not a sample"),
         (AFTER + AFTER.split("counter\n")[1].split("\n")[1] + "\n", "comes twice"),
         (AFTER[: AFTER.rindex("210.0") + 3], "ends within"),
         (AFTER + LLAMA, "metrics of vllm and llama.cpp"),

@@ -66,7 +66,7 @@ CONTRADICTING: dict[str, tuple[dict[str, Any], str]] = {
     "bench: rate": (changed(recorded.VLLM_BENCH, "spec_decode_acceptance_rate", 31.0), "acceptance rate"),
     "bench: share of rounds": (
         changed(recorded.VLLM_BENCH, "spec_decode_per_position_acceptance_rates", [0.503, 0.25, 0.15]),
-        "that is no whole number",
+        "that is not a whole number",
     ),
     "bench: places": (
         changed(recorded.VLLM_BENCH, "spec_decode_per_position_acceptance_rates", [0.25, 0.5, 0.15]),
@@ -91,7 +91,7 @@ FUTURE: dict[str, tuple[dict[str, Any], str]] = {
     "sglang: no rounds": (changed(recorded.SGLANG, "meta_info.spec_verify_ct", ...), "does not count its rounds"),
     "tensorrt-llm": (changed(recorded.TENSORRT, f"{TRT}.total_draft_tokens", ...), "has no total_draft_tokens"),
     "lm studio": (changed(recorded.LM_STUDIO, "stats.accepted_draft_tokens_count", ...), "not both counted"),
-    "aiperf": (changed(recorded.AIPERF, "spec_decode_acceptance.acceptance_histogram", [1, 2]), "is no object"),
+    "aiperf": (changed(recorded.AIPERF, "spec_decode_acceptance.acceptance_histogram", [1, 2]), "is not an object"),
     "bench": (changed(recorded.VLLM_BENCH, "spec_decode_num_drafts", ...), "has no spec_decode_num_drafts"),
     "llama.cpp: a text as count": (changed(recorded.LLAMA_CPP, "timings.draft_n", "71"), "draft_n is '71'"),
     "a negative count": (changed(VLLM, f"{SPEC}.num_draft_tokens", -1), "num_draft_tokens is -1"),
@@ -133,8 +133,8 @@ def test_an_empty_file_is_refused(raw: bytes):
         (b"{}", "no figures of speculation"),
         (b"data:\n\ndata: [DONE]\n", "a stream without data"),
         (b"hello\n", "no figures of speculation"),
-        (b"[1, 2]", "record 1 is no JSON object"),
-        (b'{"a": 1}\n[2]\n', "line 2 is no JSON object"),
+        (b"[1, 2]", "record 1 is not a JSON object"),
+        (b'{"a": 1}\n[2]\n', "line 2 is not a JSON object"),
         (b"\xff\xfe\x00", "is not UTF-8"),
         (b'{"timings": {"predicted_n": 4}}', "no tokens were proposed"),
         (b'{"stats": {"total_draft_tokens_count": 0, "accepted_draft_tokens_count": 0}}', "no tokens were proposed"),
