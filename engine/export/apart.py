@@ -33,6 +33,7 @@ from engine.paths import Home
 from engine.progress import Progress
 from engine.records.provenance import Provenance
 from engine.runs.advice import best_draft
+from engine.runs.began_with import check_target
 from engine.runs.folder import RunFolder
 from engine.runs.session import capture, load_target
 
@@ -64,6 +65,7 @@ def export_apart(
     refuse_taken(out, overwrite)
     summary, recipe, best = run.summary(), run.recipe(), best_draft(run)
     info = _adapter_of(run, best)
+    unlike = check_target(run, recipe.target)
     base = shared or out.parent / f"shared-draft-{info.shared_sha256[:12]}"
     there = _is_export_of(base, info)
     if not there:
@@ -97,7 +99,11 @@ def export_apart(
         "dtype": "float32",
         "checked": [],
         "ok": True,
-        "notes": [f"the adapter's base is {base}, which was {'there already' if there else 'written'}", NOTE],
+        "notes": [
+            *([unlike] if unlike else []),
+            f"the adapter's base is {base}, which was {'there already' if there else 'written'}",
+            NOTE,
+        ],
     }
     if check:
         exact = load_draft(best, target, dtype=torch.float32)

@@ -27,6 +27,7 @@ from engine.paths import Home
 from engine.progress import Progress
 from engine.records.provenance import Provenance
 from engine.runs.advice import best_draft
+from engine.runs.began_with import check_target
 from engine.runs.folder import RunFolder
 from engine.runs.session import capture, in_float32, load_target
 
@@ -57,6 +58,7 @@ def export_run(
     progress = progress or Progress()
     begin(progress, PAIR, check=check)
     made = plan(run, run.recipe(), wishes) if wishes is not None else None
+    unlike = check_target(run, run.recipe().target) if made is None else ""  # a plan says it
     if made is not None:
         check_plan(made)
         format_name, precision = made.card.weights, made.asked.gguf if made.card.weights == "gguf" else None
@@ -108,7 +110,7 @@ def export_run(
         "dtype": rounding or target.dtype_name,
         "checked": [],
         "ok": True,
-        "notes": [*([note] if note else []), *lost],
+        "notes": [*(said for said in (unlike, note) if said), *lost],
     }
     if made is not None:
         served = made.report(out)

@@ -27,6 +27,7 @@ from engine.export.start_command import (
 )
 from engine.models.load import LoadedModel
 from engine.models.locate import gguf_source, local_model, locate_adapter
+from engine.runs.began_with import check_target
 from engine.runs.folder import RunFolder
 
 _TAKES_ADAPTERS = ("transformers", "vllm")
@@ -65,6 +66,8 @@ class Plan:
     """Whether the served target is another copy than the run's."""
     top_k: int = 0
     top_p: float = 1.0
+    unlike: str = ""
+    """That the run's target may have other files than it was trained with; "" if it has not."""
 
     @property
     def card(self) -> Any:
@@ -132,7 +135,7 @@ class Plan:
 
     def notes(self) -> list[str]:
         """What whoever starts the server should know, in sentences."""
-        notes = [request_note(self.server, self.serving())]
+        notes = [self.unlike, request_note(self.server, self.serving())]
         if self.adapter and self.server == "vllm":
             notes.append('Requests name the adapter as their model: "model": "tuned". The draft has no adapter.')
         if self.target_place() is None:
@@ -168,9 +171,11 @@ class Plan:
 def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
     """What an export for the server would be. Reads settings and tokenizers, no weights.
 
-    Raises DraftbenchError for an unknown server, a run without a draft, and models that cannot be located.
+    Raises DraftbenchError for an unknown server, a run without a draft, models that cannot be located, and a target
+    that is not the one that the run began with.
     """
     card = server_card(wishes.server)
+    unlike = check_target(run, recipe.target)
     spec = recipe.target if wishes.served_target is None else _served(card, wishes, recipe.target)
     own = pair_of(run, recipe, spec, with_gguf=card.weights == "gguf")
     pair = fitted(wishes.server, own)
@@ -201,6 +206,7 @@ def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
         wishes.served_target is not None,
         recipe.measure.top_k,
         recipe.measure.top_p,
+        unlike,
     )
 
 
