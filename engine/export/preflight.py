@@ -39,7 +39,7 @@ def refuse(server: str, findings: list[Finding]) -> None:
     if refused:
         raise DraftbenchError(
             f"{SERVERS[server].title} would not serve this pair: " + "; ".join(f.what for f in refused),
-            " | ".join(finding.reason for finding in refused),
+            " | ".join(dict.fromkeys(finding.reason for finding in refused)),
             "; ".join(dict.fromkeys(finding.fix for finding in refused)),
         )
 

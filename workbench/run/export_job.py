@@ -24,7 +24,7 @@ from engine.fileio import disk_errors
 from engine.jobs import queue
 from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
-from engine.records.record import Part, Real, Record, Text
+from engine.records.record import Part, Real, Record, Text, Whole
 from engine.runs.folder import RunFolder
 from engine.runs.process import is_alive, now, process_identity
 from workbench.run.log import log_part
@@ -44,6 +44,8 @@ class Served(Part):
     """What the export said of its server."""
 
     command: Text = ""
+    gamma: Whole | None = None
+    """Tokens per proposal in the command."""
 
 
 class Report(Record):
