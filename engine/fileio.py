@@ -37,7 +37,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DraftbenchError(
                 f"the disk is full: could not write {path}",
                 "everything that was finished before is intact and is not done again",
-                "free some space (or choose a larger disk: --out, or DRAFTBENCH_HOME for runs), then resume or repeat it",
+                "free some space or take a larger disk (--out, or DRAFTBENCH_HOME for runs), then resume or repeat it",
             ) from error
         if code in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise DraftbenchError(

@@ -107,7 +107,7 @@ def export(
     if wishes is not None and preflight:
         made = plan(folder, folder.recipe(), wishes)
         place = out.expanduser().absolute() if out else Path("FOLDER")
-        report = made.report(place) | {"folder": taken(place, overwrite) if out else None}
+        report = made.report(place) | {"folder": taken(home(), place, overwrite) if out else None}
         console.print_json(report) if as_json else runs.preflight(report)
         if report["folder"] or any(finding["level"] == "refused" for finding in report["preflight"]):
             raise typer.Exit(1)

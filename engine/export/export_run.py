@@ -14,7 +14,7 @@ from engine.errors import DraftbenchError, did_you_mean
 from engine.export import Load, exporter
 from engine.export.check import ALLOWED, paired_acceptance, same_greedy_text
 from engine.export.check_text import CheckText, fewer, text_at_hand
-from engine.export.folder import refuse_taken, write_folder
+from engine.export.folder import refuse_among_runs, refuse_taken, write_folder
 from engine.export.for_server import Wishes, check_plan, plan, use_section, write_beside
 from engine.export.model_card import gguf_use, model_card
 from engine.export.steps import GREEDY, LOAD, PAIR, RATES, TEXT, WRITE, begin
@@ -64,6 +64,7 @@ def export_run(
         format_name, precision = made.card.weights, made.asked.gguf if made.card.weights == "gguf" else None
     form = exporter(format_name)
     rounding = chosen_precision(format_name, precision)
+    refuse_among_runs(home, out)
     refuse_taken(out, overwrite)  # before the minutes that loading may take
     summary, recipe, best = run.summary(), run.recipe(), best_draft(run)
     begin(progress, LOAD, check=check)

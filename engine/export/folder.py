@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
+from engine.paths import Home
 from engine.stopping import keeping
 from engine.untrusted.regular_files import printable
 
@@ -106,9 +107,18 @@ def _refuse_place(folder: Path) -> None:
         raise DraftbenchError(f"{folder} is a link to nothing", "no folder can appear there", "choose another --out")
 
 
-def taken(folder: Path, overwrite: bool) -> dict[str, str] | None:
+def refuse_among_runs(home: Home, folder: Path) -> None:
+    """Raise DraftbenchError for a folder among the runs, which would be read as a run."""
+    if folder.resolve().is_relative_to(home.runs.resolve()):
+        raise DraftbenchError(
+            f"{folder} is inside the runs folder", "it would be read as a run", "choose another folder"
+        )
+
+
+def taken(home: Home, folder: Path, overwrite: bool) -> dict[str, str] | None:
     """What keeps an export from being written to `folder`, as a finding; None if nothing does."""
     try:
+        refuse_among_runs(home, folder)
         refuse_taken(folder, overwrite)
     except DraftbenchError as error:
         return {"level": "refused", "what": error.what, "reason": error.why, "fix": error.fix}

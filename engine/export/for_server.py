@@ -11,6 +11,7 @@ from engine.config.schema import ModelSpec, Recipe
 from engine.errors import DraftbenchError
 from engine.export import gguf
 from engine.export.facts import Asked, Pair, pair_of
+from engine.export.finding import Findings
 from engine.export.gguf_quantise import quantiser
 from engine.export.model_card import one_line, public_name
 from engine.export.preflight import Finding, preflight, refuse, server_card
@@ -25,8 +26,9 @@ from engine.export.start_command import (
     start_command,
     tensorrt_settings,
 )
-from engine.models.load import LoadedModel
-from engine.models.locate import gguf_source, local_model, locate_adapter
+from engine.models.folder import read_config
+from engine.models.load import LoadedModel, load_tokenizer
+from engine.models.locate import gguf_source, local_model, locate_adapter, locate_model
 from engine.runs.began_with import check_target
 from engine.runs.folder import RunFolder
 
@@ -200,7 +202,7 @@ def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
         asked,
         wishes.proposals or card.proposals[0],
         pair,
-        preflight(wishes.server, pair, asked),
+        preflight(wishes.server, pair, asked) + (list(_of_copy(recipe.target, spec)) if wishes.served_target else []),
         spec,
         own.draft.rows,
         wishes.served_target is not None,
@@ -232,6 +234,41 @@ def _served(card: Server, wishes: Wishes, own: ModelSpec) -> ModelSpec:
             "name the target in the form that the server loads",
         )
     return spec
+
+
+def _of_copy(own: ModelSpec, served: ModelSpec) -> Findings:
+    """In what the target that the server has is no copy of the run's, as far as settings and template show."""
+    ours, theirs = (_outline(spec) for spec in (own, served))
+    if gguf_source(own) is not None or gguf_source(served) is not None:
+        ours, theirs = ours[1:], theirs[1:]  # GGUF has one architecture for several classes
+    if ours != theirs:
+        yield Finding(
+            "warning",
+            f"{public_name(served.model)} is another model than the run's target: {', '.join(theirs)}, "
+            f"not {', '.join(ours)}",
+            "what was measured is of the run's target alone, and another one accepts otherwise",
+            "serve the target that the draft was trained for, or train a draft for this one",
+        )
+    templates = [load_tokenizer(spec).chat_template for spec in (own, served)]
+    if templates[0] != templates[1]:
+        yield Finding(
+            "warning",
+            f"{public_name(served.model)} has {'no' if not templates[1] else 'another'} chat template",
+            "it writes prompts otherwise than those that were measured",
+            "start the server with the run's template: chat_template.jinja of the export",
+        )
+
+
+def _outline(spec: ModelSpec) -> list[str]:
+    """What a model is by its settings, its class first."""
+    config = read_config(locate_model(spec), trust_remote_code=spec.trust_remote_code)
+    text = config.get_text_config()
+    return [
+        str((getattr(config, "architectures", None) or [type(config).__name__])[0]),
+        f"{text.num_hidden_layers} layers",
+        f"{text.hidden_size} wide",
+        f"{text.num_attention_heads} heads",
+    ]
 
 
 def fitted(server: str, pair: Pair) -> Pair:

@@ -19,6 +19,7 @@ from typing import ClassVar
 from filelock import FileLock
 
 from engine.errors import DraftbenchError
+from engine.export.folder import refuse_among_runs
 from engine.export.steps import STEPS, WRITE, reached
 from engine.fileio import disk_errors
 from engine.jobs import queue
@@ -175,6 +176,5 @@ def destination(home: Home, folder: str) -> Path:
         )
     out = Path(folder.strip()).expanduser()
     out = out if out.is_absolute() else home.root.absolute() / out
-    if out.resolve().is_relative_to(home.runs.resolve()):
-        raise DraftbenchError(f"{out} is inside the runs folder", "it would be read as a run", "choose another folder")
+    refuse_among_runs(home, out)
     return out

@@ -133,6 +133,14 @@ def test_an_earlier_export_is_replaced_only_if_asked(run: RunFolder, tmp_path: P
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".out")]
 
 
+@pytest.mark.parametrize("more", [("--for", "vllm"), ("--for", "vllm", "--preflight"), ()])
+def test_a_folder_among_the_runs_would_be_read_as_one(more: tuple[str, ...], run: RunFolder, draftbench: Draftbench):
+    result = draftbench("export", "latest", "--out", str(home().runs / "out"), "--json", *more)
+    assert result.code == (1 if "--preflight" in more else 2)
+    assert "is inside the runs folder" in result.out
+    assert not (home().runs / "out").exists()
+
+
 def test_what_is_no_export_is_never_replaced(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
     for place in (tmp_path / "thesis", tmp_path / "letter"):
         if place.name == "thesis":
@@ -329,7 +337,7 @@ def test_a_place_where_no_folder_can_appear_is_refused_before_anything_is_loaded
     for name in ("out", "further/down"):
         with pytest.raises(DraftbenchError, match="not allowed to write"):
             folder.refuse_taken(tmp_path / name, overwrite=False)
-    assert (folder.taken(tmp_path / "out", False) or {})["what"] == f"not allowed to write {tmp_path / 'out'}"
+    assert (folder.taken(home(), tmp_path / "out", False) or {})["what"] == f"not allowed to write {tmp_path / 'out'}"
 
 
 def test_what_came_to_the_folder_while_it_was_written_is_not_replaced(tmp_path: Path):

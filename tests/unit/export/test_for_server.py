@@ -26,7 +26,7 @@ from engine.models.load import load_model
 from engine.paths import home
 from engine.records.provenance import Provenance
 from engine.runs.folder import RunFolder
-from tests.conftest import byte_tokenizer, tiny_llama
+from tests.conftest import CHATML, byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded
 from tests.unit.conftest import Draftbench
 
@@ -158,6 +158,21 @@ def test_the_served_copy_is_in_the_command_and_its_rows_are_those_of_the_draft(
         in report["notes"]
     )
     assert run.recipe().target.model not in str(report)
+
+
+def test_another_model_with_the_same_ids_is_no_copy_of_the_target(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    """It was called a pair that the server serves, with the figures of the run's own target."""
+    other = tmp_path / "other"
+    tiny_llama(layers=2).save_pretrained(other)
+    byte_tokenizer(CHATML.replace("assistant", "bot")).save_pretrained(other)
+    result = draftbench("export", "latest", "--for", "vllm", "--preflight", "--json", "--served-target", str(other))
+    model, template = result.json()["preflight"]
+    assert (result.code, model["level"], template["level"]) == (0, "warning", "warning")
+    assert "other is another model than the run's target: LlamaForCausalLM, 2 layers" in model["what"]
+    assert "not LlamaForCausalLM, 4 layers, 32 wide, 4 heads" in model["what"]
+    assert template["what"] == "other has another chat template"
 
 
 def test_the_exported_draft_has_the_rows_of_the_served_copy(
