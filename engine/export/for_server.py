@@ -202,7 +202,7 @@ def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
         asked,
         wishes.proposals or card.proposals[0],
         pair,
-        preflight(wishes.server, pair, asked) + (list(_of_copy(recipe.target, spec)) if wishes.served_target else []),
+        [*preflight(wishes.server, pair, asked), *_of_target(recipe, wishes, spec)],
         spec,
         own.draft.rows,
         wishes.served_target is not None,
@@ -234,6 +234,21 @@ def _served(card: Server, wishes: Wishes, own: ModelSpec) -> ModelSpec:
             "name the target in the form that the server loads",
         )
     return spec
+
+
+def _of_target(recipe: Recipe, wishes: Wishes, spec: ModelSpec) -> Findings:
+    """What there is to say of the target that the command starts."""
+    if wishes.served_target is not None:
+        yield from _of_copy(recipe.target, spec)
+    elif recipe.capture.server is not None and recipe.measure.against == "server":
+        learnt = one_line(recipe.capture.server.model)
+        yield Finding(
+            "warning",
+            f"the run learnt from the served model {learnt}, and {public_name(recipe.target.model)} is what its draft "
+            "was made of",
+            "they may be two models: what was measured is of the served one, and the command starts the other",
+            f"name the weights of {learnt} with --served-target, unless they are these",
+        )
 
 
 def _of_copy(own: ModelSpec, served: ModelSpec) -> Findings:

@@ -13,6 +13,7 @@ import torch
 import yaml
 from gguf import GGUFReader
 
+from engine.config.reading import dump_recipe, parse_recipe
 from engine.config.schema import ModelSpec
 from engine.export import whole_vocabulary
 from engine.export.check import ALLOWED
@@ -158,6 +159,23 @@ def test_the_served_copy_is_in_the_command_and_its_rows_are_those_of_the_draft(
         in report["notes"]
     )
     assert run.recipe().target.model not in str(report)
+
+
+def test_the_target_of_a_run_that_learnt_from_a_server_is_the_served_model(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    """The command started the model at hand that the draft was made of, perhaps the base of the served one."""
+    recipe = run.recipe()
+    document = recipe.model_dump()
+    document["capture"] |= {"signal": "none", "server": {"base_url": "http://127.0.0.1:9/v1", "model": "our fine-tune"}}
+    document["train"]["loss"] = "sft"
+    document["measure"]["against"] = "server"
+    changed = parse_recipe(document)
+    (run.path / "config.yaml").write_text(dump_recipe(changed), encoding="utf-8")
+    ask = ("export", "latest", "--for", "vllm", "--preflight", "--json")
+    (finding,) = draftbench(*ask).json()["preflight"]
+    assert (finding["level"], "our fine-tune" in finding["what"]) == ("warning", True)
+    assert draftbench(*ask, "--served-target", recipe.target.model).json()["preflight"] == []
 
 
 def test_another_model_with_the_same_ids_is_no_copy_of_the_target(
