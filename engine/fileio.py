@@ -28,7 +28,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn 'no space left' and 'not permitted' into an error a user can act on."""
+    """Turn 'no space left', 'not permitted' and 'in use' into an error a user can act on."""
     try:
         yield
     except Exception as error:
@@ -37,21 +37,28 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DraftbenchError(
                 f"the disk is full: could not write {path}",
                 "everything that was finished before is intact and is not done again",
-                "free some space (or point DRAFTBENCH_HOME at a larger disk), then resume",
+                "free some space or take a larger disk (--out, or DRAFTBENCH_HOME for runs), then resume or repeat it",
             ) from error
         if code in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise DraftbenchError(
                 f"not allowed to write {path}",
                 os.strerror(code),
-                "choose another folder with DRAFTBENCH_HOME, or correct its permissions",
+                "choose another folder (--out, or DRAFTBENCH_HOME for runs), or correct its permissions",
+            ) from error
+        if code == errno.EBUSY:
+            raise DraftbenchError(
+                f"{path} cannot be replaced",
+                "the system uses it, as it does a mount point",
+                f"name a folder in it, such as {path / 'new'}",
             ) from error
         raise
 
 
 def _error_number(error: Exception) -> int | None:
-    """The system's error number; libraries written in Rust (safetensors) only print it."""
+    """The system's error number; libraries written in Rust (safetensors) only print it, and NumPy loses it."""
     if isinstance(error, OSError):
-        return error.errno
+        cut_short = error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error))
+        return errno.ENOSPC if cut_short else error.errno
     printed = re.search(r"\(os error (\d+)\)", str(error))
     return int(printed[1]) if printed else None
 

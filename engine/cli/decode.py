@@ -67,10 +67,11 @@ def decode(
     from engine.decode.one_prompt import decode_prompt, question
     from engine.decode.sampling import Sampling
     from engine.decode.settings import DecodeSettings, FixedLength
+    from engine.progress import Progress
     from engine.runs.pair import load_pair
 
     asked = question(prompt)  # an empty one is refused before the models are loaded
-    pair = load_pair(home(), run_id=run_id, target=target, draft=draft, dtype=dtype)
+    pair = load_pair(home(), run_id=run_id, target=target, draft=draft, dtype=dtype, progress=Progress())
     sampling, length = Sampling(temperature, top_k, top_p), FixedLength(num_draft_tokens)
     settings = DecodeSettings(sampling, length, max_new_tokens, pair.target.stop_ids, seed, proposals)
     answer = decode_prompt(pair.target, pair.draft, asked, settings, draft_name=pair.draft_name)

@@ -70,8 +70,8 @@ def export(
     """Write a run's best draft for a server, or as a Hugging Face folder.
 
     Then check that it measures the same as the run's draft; the exit status is 1 if it does not, or if --preflight
-    finds that the server would refuse the pair. With --lora apart the folder holds a PEFT adapter, and the shared draft
-    is a folder of its own, written once for all fine-tunes.
+    finds that the server would refuse the pair or that --out is taken. With --lora apart the folder holds a PEFT
+    adapter, and the shared draft is a folder of its own, written once for all fine-tunes.
 
     \b
     Example:
@@ -97,7 +97,7 @@ def export(
         begin(Progress(), LIBRARIES, check=check)
     from engine.cli.text import runs
     from engine.export.export_run import export_run
-    from engine.export.folder import remove_half
+    from engine.export.folder import remove_half, taken
     from engine.export.for_server import Wishes, plan
     from engine.stopping import stop_on_signals
 
@@ -106,9 +106,10 @@ def export(
         wishes = Wishes(server, gamma, proposals, context, tensor_parallel or 1, target, gguf, served_target)
     if wishes is not None and preflight:
         made = plan(folder, folder.recipe(), wishes)
-        report = made.report(out.expanduser().absolute() if out else Path("FOLDER"))
+        place = out.expanduser().absolute() if out else Path("FOLDER")
+        report = made.report(place) | {"folder": taken(home(), place, overwrite) if out else None}
         console.print_json(report) if as_json else runs.preflight(report)
-        if any(finding["level"] == "refused" for finding in report["preflight"]):
+        if report["folder"] or any(finding["level"] == "refused" for finding in report["preflight"]):
             raise typer.Exit(1)
         return
     assert out is not None

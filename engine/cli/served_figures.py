@@ -168,9 +168,10 @@ def probe(
             )
         for temperature in wanted:
             check_free(run.path, _called(name, temperature))
+    sent, notes = prompts_of(prompts, run, limit)
     asked = Asked(
         url,
-        prompts_of(prompts, run, limit),
+        sent,
         wanted,
         max_new_tokens or tokens_of(run),
         model=model,
@@ -178,6 +179,7 @@ def probe(
         key_env=key_env,
         concurrency=concurrency,
         timeout_s=timeout_s,
+        notes=notes,
         stated=Stated(server, None, gamma, proposals, p_min, weights),
     )
     results = probe(asked, Progress(quiet=as_json))

@@ -46,6 +46,13 @@ class Figure:
         """Whether the two are no further apart than chance allows; None if that cannot be said."""
         return None if math.isnan(self.distance) else abs(self.distance) <= self.limit
 
+    @property
+    def apart(self) -> str:
+        """The distance in words: '+0.4'; '–' where it cannot be said, 'no spread' between two that do not vary."""
+        if math.isnan(self.distance):
+            return "–"
+        return f"{self.distance:+.1f}" if math.isfinite(self.distance) else "no spread"
+
     def document(self) -> dict[str, Any]:
         """As JSON."""
         return {**asdict(self), "agrees": self.agrees}

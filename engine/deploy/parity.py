@@ -81,7 +81,9 @@ def parity(home: Home, run: RunFolder, server_name: str, options: ParityOptions,
     weights = read_json(best_draft(run) / "draft.json")["weights_sha256"]
     recipe, notes = _recipe(run, options)
     gamma = recipe.measure.num_draft_tokens
-    check_plan(plan(run, recipe, Wishes(server=server_name, gamma=gamma, target="merged")))
+    made = plan(run, recipe, Wishes(server=server_name, gamma=gamma, target="merged"))
+    check_plan(made)
+    notes += [made.unlike] if made.unlike else []
     executable = find_executable(package, options.program)
     version = server.version(executable)
     progress.note(f"{server_name} {version}: {executable}")

@@ -57,6 +57,8 @@ class Asked:
     timeout_s: float = 120.0
     attempts: int = 3
     seed: int = 0
+    notes: tuple[str, ...] = ()
+    """What there is to say of the prompts."""
     stated: Stated = field(default_factory=Stated)
 
 
@@ -278,7 +280,7 @@ def _measurement(
     answers: _Answers,
     failed: Sequence[tuple[int, str]],
 ) -> ServedMeasurement:
-    notes = list(reading.notes)
+    notes = [*asked.notes, *reading.notes]
     if failed:
         notes.append(
             f"{len(failed):,} of {len(asked.prompts):,} prompts got no answer that can be used: {failed[0][1][:200]}"

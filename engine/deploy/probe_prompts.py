@@ -8,6 +8,7 @@ from engine.chat.prompt import Prompt
 from engine.config.reading import parse_section
 from engine.config.schema import PromptSource
 from engine.data.readers import read_prompts
+from engine.data.subsets import distinct
 from engine.deploy.prediction import Predictor
 from engine.errors import DraftbenchError
 from engine.records.summary import Summary
@@ -16,10 +17,16 @@ from engine.runs.folder import RunFolder
 _TOKENS = 160  # of an answer, where no run says how many
 
 
-def prompts_of(file: str | None, run: RunFolder | None, limit: int) -> Sequence[Prompt]:
-    """At most `limit` prompts. Raises DraftbenchError where there are none to be had."""
+def prompts_of(file: str | None, run: RunFolder | None, limit: int) -> tuple[Sequence[Prompt], tuple[str, ...]]:
+    """At most `limit` prompts, no two alike, and what there is to say of them, in sentences.
+
+    Raises DraftbenchError where there are none to be had.
+    """
     if file is not None:
-        return read_prompts([parse_section(PromptSource, {"path": file})]).prompts[:limit]
+        read = read_prompts([parse_section(PromptSource, {"path": file})]).prompts
+        once = distinct(read)
+        said = f"{len(read) - len(once):,} of {len(read):,} prompts repeat another one and are left out"
+        return once[:limit], (said,) if len(once) < len(read) else ()
     if run is None:
         raise DraftbenchError(
             "no prompts to send",
@@ -36,7 +43,7 @@ def prompts_of(file: str | None, run: RunFolder | None, limit: int) -> Sequence[
             f"{len(measured)} were measured",
             "give --prompts FILE",
         )
-    return chosen[:limit]
+    return chosen[:limit], ()
 
 
 def tokens_of(run: RunFolder | None) -> int:

@@ -18,7 +18,7 @@ from engine.errors import DraftbenchError
 from engine.export import huggingface
 from engine.export.check_text import CheckText, fewer, text_at_hand
 from engine.export.export_run import check_export
-from engine.export.folder import CARD, refuse_taken, write_folder
+from engine.export.folder import CARD, refuse_among_runs, refuse_taken, write_folder
 from engine.export.model_card import code, model_card
 from engine.export.steps import LOAD, PAIR, WRITE, begin
 from engine.export.whole_vocabulary import with_whole_vocabulary
@@ -33,6 +33,7 @@ from engine.paths import Home
 from engine.progress import Progress
 from engine.records.provenance import Provenance
 from engine.runs.advice import best_draft
+from engine.runs.began_with import check_target
 from engine.runs.folder import RunFolder
 from engine.runs.session import capture, load_target
 
@@ -61,12 +62,15 @@ def export_apart(
     """
     progress = progress or Progress()
     begin(progress, PAIR, check=check)
+    refuse_among_runs(home, out)
     refuse_taken(out, overwrite)
     summary, recipe, best = run.summary(), run.recipe(), best_draft(run)
     info = _adapter_of(run, best)
+    unlike = check_target(run, recipe.target)
     base = shared or out.parent / f"shared-draft-{info.shared_sha256[:12]}"
     there = _is_export_of(base, info)
     if not there:
+        refuse_among_runs(home, base)
         refuse_taken(base, overwrite=False)
     begin(progress, LOAD, check=check)
     target = load_target(recipe)
@@ -97,7 +101,11 @@ def export_apart(
         "dtype": "float32",
         "checked": [],
         "ok": True,
-        "notes": [f"the adapter's base is {base}, which was {'there already' if there else 'written'}", NOTE],
+        "notes": [
+            *([unlike] if unlike else []),
+            f"the adapter's base is {base}, which was {'there already' if there else 'written'}",
+            NOTE,
+        ],
     }
     if check:
         exact = load_draft(best, target, dtype=torch.float32)

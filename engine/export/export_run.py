@@ -14,7 +14,7 @@ from engine.errors import DraftbenchError, did_you_mean
 from engine.export import Load, exporter
 from engine.export.check import ALLOWED, paired_acceptance, same_greedy_text
 from engine.export.check_text import CheckText, fewer, text_at_hand
-from engine.export.folder import refuse_taken, write_folder
+from engine.export.folder import refuse_among_runs, refuse_taken, write_folder
 from engine.export.for_server import Wishes, check_plan, plan, use_section, write_beside
 from engine.export.model_card import gguf_use, model_card
 from engine.export.steps import GREEDY, LOAD, PAIR, RATES, TEXT, WRITE, begin
@@ -27,6 +27,7 @@ from engine.paths import Home
 from engine.progress import Progress
 from engine.records.provenance import Provenance
 from engine.runs.advice import best_draft
+from engine.runs.began_with import check_target
 from engine.runs.folder import RunFolder
 from engine.runs.session import capture, in_float32, load_target
 
@@ -57,11 +58,13 @@ def export_run(
     progress = progress or Progress()
     begin(progress, PAIR, check=check)
     made = plan(run, run.recipe(), wishes) if wishes is not None else None
+    unlike = check_target(run, run.recipe().target) if made is None else ""  # a plan says it
     if made is not None:
         check_plan(made)
         format_name, precision = made.card.weights, made.asked.gguf if made.card.weights == "gguf" else None
     form = exporter(format_name)
     rounding = chosen_precision(format_name, precision)
+    refuse_among_runs(home, out)
     refuse_taken(out, overwrite)  # before the minutes that loading may take
     summary, recipe, best = run.summary(), run.recipe(), best_draft(run)
     begin(progress, LOAD, check=check)
@@ -108,7 +111,7 @@ def export_run(
         "dtype": rounding or target.dtype_name,
         "checked": [],
         "ok": True,
-        "notes": [*([note] if note else []), *lost],
+        "notes": [*(said for said in (unlike, note) if said), *lost],
     }
     if made is not None:
         served = made.report(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
+from engine.paths import Home
 from engine.stopping import keeping
 from engine.untrusted.regular_files import printable
 
@@ -36,6 +38,7 @@ def write_folder(folder: Path, card: str, write: Callable[[Path], None], *, over
                 runs = file.is_dir() or file.suffix == ".sh"
                 file.chmod(0o755 if runs else 0o644)
             with keeping():
+                refuse_taken(folder, overwrite)  # something may have come there while this was written
                 if folder.exists():
                     folder.rename(temporary / "old")
                 new.rename(folder)
@@ -62,14 +65,18 @@ def _beside(folder: Path) -> Path:
 
 
 def refuse_taken(folder: Path, overwrite: bool) -> None:
-    """Raise DraftbenchError if an export to `folder` would destroy something, or if files could not name the folder."""
+    """Raise DraftbenchError if an export to `folder` would destroy something or could not be written there, or if files
+    could not name the folder."""
     if printable(folder) != str(folder):
         raise DraftbenchError(
             f"the name {printable(folder)} is not UTF-8", "the start script's settings could not name it", "rename it"
         )
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not _is_export(folder):
+    with disk_errors(folder):
+        _refuse_place(folder)
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+        is_export = _is_export(folder)
+    if not is_export:
         raise DraftbenchError(
             f"{folder} holds something other than an export of Draftbench",
             "an export replaces the whole folder",
@@ -79,6 +86,43 @@ def refuse_taken(folder: Path, overwrite: bool) -> None:
         raise DraftbenchError(
             f"{folder} is not empty", "an export replaces what is there", "choose another --out, or add --overwrite"
         )
+
+
+def _refuse_place(folder: Path) -> None:
+    """Raise DraftbenchError where no folder can appear: an export is written beside its folder and then renamed."""
+    above = next((place for place in folder.parents if place.exists()), folder)
+    if not above.is_dir():
+        raise DraftbenchError(f"cannot make {folder}", f"{above} is no folder", "choose another --out")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise DraftbenchError(
+            f"not allowed to write {folder}",
+            f"{above}, in which the export is made, is not writable",
+            "choose another --out, or correct its permissions",
+        )
+    if folder.is_mount():
+        raise DraftbenchError(
+            f"{folder} is a mount point", "an export appears as a whole new folder", f"give --out {folder / 'draft'}"
+        )
+    if folder.is_symlink() and not folder.exists():
+        raise DraftbenchError(f"{folder} is a link to nothing", "no folder can appear there", "choose another --out")
+
+
+def refuse_among_runs(home: Home, folder: Path) -> None:
+    """Raise DraftbenchError for a folder among the runs, which would be read as a run."""
+    if folder.resolve().is_relative_to(home.runs.resolve()):
+        raise DraftbenchError(
+            f"{folder} is inside the runs folder", "it would be read as a run", "choose another folder"
+        )
+
+
+def taken(home: Home, folder: Path, overwrite: bool) -> dict[str, str] | None:
+    """What keeps an export from being written to `folder`, as a finding; None if nothing does."""
+    try:
+        refuse_among_runs(home, folder)
+        refuse_taken(folder, overwrite)
+    except DraftbenchError as error:
+        return {"level": "refused", "what": error.what, "reason": error.why, "fix": error.fix}
+    return None
 
 
 def _is_export(folder: Path) -> bool:

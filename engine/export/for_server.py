@@ -11,6 +11,7 @@ from engine.config.schema import ModelSpec, Recipe
 from engine.errors import DraftbenchError
 from engine.export import gguf
 from engine.export.facts import Asked, Pair, pair_of
+from engine.export.finding import Findings
 from engine.export.gguf_quantise import quantiser
 from engine.export.model_card import one_line, public_name
 from engine.export.preflight import Finding, preflight, refuse, server_card
@@ -25,8 +26,10 @@ from engine.export.start_command import (
     start_command,
     tensorrt_settings,
 )
-from engine.models.load import LoadedModel
-from engine.models.locate import gguf_source, local_model, locate_adapter
+from engine.models.folder import read_config
+from engine.models.load import LoadedModel, load_tokenizer
+from engine.models.locate import gguf_source, local_model, locate_adapter, locate_model
+from engine.runs.began_with import check_target
 from engine.runs.folder import RunFolder
 
 _TAKES_ADAPTERS = ("transformers", "vllm")
@@ -65,6 +68,8 @@ class Plan:
     """Whether the served target is another copy than the run's."""
     top_k: int = 0
     top_p: float = 1.0
+    unlike: str = ""
+    """That the run's target may have other files than it was trained with; "" if it has not."""
 
     @property
     def card(self) -> Any:
@@ -132,7 +137,7 @@ class Plan:
 
     def notes(self) -> list[str]:
         """What whoever starts the server should know, in sentences."""
-        notes = [request_note(self.server, self.serving())]
+        notes = [self.unlike, request_note(self.server, self.serving())]
         if self.adapter and self.server == "vllm":
             notes.append('Requests name the adapter as their model: "model": "tuned". The draft has no adapter.')
         if self.target_place() is None:
@@ -168,9 +173,11 @@ class Plan:
 def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
     """What an export for the server would be. Reads settings and tokenizers, no weights.
 
-    Raises DraftbenchError for an unknown server, a run without a draft, and models that cannot be located.
+    Raises DraftbenchError for an unknown server, a run without a draft, models that cannot be located, and a target
+    that is not the one that the run began with.
     """
     card = server_card(wishes.server)
+    unlike = check_target(run, recipe.target)
     spec = recipe.target if wishes.served_target is None else _served(card, wishes, recipe.target)
     own = pair_of(run, recipe, spec, with_gguf=card.weights == "gguf")
     pair = fitted(wishes.server, own)
@@ -195,12 +202,13 @@ def plan(run: RunFolder, recipe: Recipe, wishes: Wishes) -> Plan:
         asked,
         wishes.proposals or card.proposals[0],
         pair,
-        preflight(wishes.server, pair, asked),
+        [*preflight(wishes.server, pair, asked), *_of_target(recipe, wishes, spec)],
         spec,
         own.draft.rows,
         wishes.served_target is not None,
         recipe.measure.top_k,
         recipe.measure.top_p,
+        unlike,
     )
 
 
@@ -226,6 +234,56 @@ def _served(card: Server, wishes: Wishes, own: ModelSpec) -> ModelSpec:
             "name the target in the form that the server loads",
         )
     return spec
+
+
+def _of_target(recipe: Recipe, wishes: Wishes, spec: ModelSpec) -> Findings:
+    """What there is to say of the target that the command starts."""
+    if wishes.served_target is not None:
+        yield from _of_copy(recipe.target, spec)
+    elif recipe.capture.server is not None and recipe.measure.against == "server":
+        learnt = one_line(recipe.capture.server.model)
+        yield Finding(
+            "warning",
+            f"the run learnt from the served model {learnt}, and {public_name(recipe.target.model)} is what its draft "
+            "was made of",
+            "they may be two models: what was measured is of the served one, and the command starts the other",
+            f"name the weights of {learnt} with --served-target, unless they are these",
+        )
+
+
+def _of_copy(own: ModelSpec, served: ModelSpec) -> Findings:
+    """In what the target that the server has is no copy of the run's, as far as settings and template show."""
+    ours, theirs = (_outline(spec) for spec in (own, served))
+    if gguf_source(own) is not None or gguf_source(served) is not None:
+        ours, theirs = ours[1:], theirs[1:]  # GGUF has one architecture for several classes
+    if ours != theirs:
+        yield Finding(
+            "warning",
+            f"{public_name(served.model)} is another model than the run's target: {', '.join(theirs)}, "
+            f"not {', '.join(ours)}",
+            "what was measured is of the run's target alone, and another one accepts otherwise",
+            "serve the target that the draft was trained for, or train a draft for this one",
+        )
+    templates = [load_tokenizer(spec).chat_template for spec in (own, served)]
+    if templates[0] != templates[1]:
+        yield Finding(
+            "warning",
+            f"{public_name(served.model)} has {'no' if not templates[1] else 'another'} chat template",
+            "it writes prompts otherwise than those that were measured",
+            "start the server with the run's template: chat_template.jinja of the export",
+        )
+
+
+def _outline(spec: ModelSpec) -> list[str]:
+    """What a model is by its settings, its class first."""
+    config = read_config(locate_model(spec), trust_remote_code=spec.trust_remote_code)
+    text = config.get_text_config()
+    return [
+        str((getattr(config, "architectures", None) or [type(config).__name__])[0]),
+        f"{text.num_hidden_layers} layers",
+        f"{text.hidden_size} wide",
+        f"{text.num_attention_heads} heads",
+    ]
 
 
 def fitted(server: str, pair: Pair) -> Pair:

@@ -127,7 +127,9 @@ def unfit_for_gguf(config: Any) -> str:
     """Why a model of this configuration cannot be written, or read back for the check; '' if it can."""
     rope = _rope(config)
     limits = {
-        f"its architecture is {config.model_type}": config.model_type not in ARCHITECTURES,
+        f"its architecture is {config.model_type}, and GGUF is written of {', '.join(ARCHITECTURES)} alone": (
+            config.model_type not in ARCHITECTURES
+        ),
         f"its activation is {getattr(config, 'hidden_act', None)}": getattr(config, "hidden_act", "silu") != "silu",
         f"its positions are {rope.get('rope_type')}": rope.get("rope_type", "default") not in _ROPES,
         "its stretched positions are not those of Llama 3": rope.get("rope_type") == "llama3"

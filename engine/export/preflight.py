@@ -39,7 +39,7 @@ def refuse(server: str, findings: list[Finding]) -> None:
     if refused:
         raise DraftbenchError(
             f"{SERVERS[server].title} would not serve this pair: " + "; ".join(f.what for f in refused),
-            " | ".join(finding.reason for finding in refused),
+            " | ".join(dict.fromkeys(finding.reason for finding in refused)),
             "; ".join(dict.fromkeys(finding.fix for finding in refused)),
         )
 
@@ -52,7 +52,9 @@ def _asked_of(card: Server, pair: Pair, asked: Asked) -> Findings:
         yield Finding(
             "refused",
             f"gamma is {asked.gamma}",
-            f"Expected num_speculative_tokens to be greater than zero ({asked.gamma}).",
+            f"Expected num_speculative_tokens to be greater than zero ({asked.gamma})."
+            if card.name == "vllm"
+            else "a round proposes at least one token",
             "give --gamma 1 or more",
         )
     if asked.proposals is not None and asked.proposals not in card.proposals:
@@ -68,7 +70,9 @@ def _asked_of(card: Server, pair: Pair, asked: Asked) -> Findings:
             "refused",
             f"a context of {asked.context_tokens:,} tokens is asked for, the target has {longest:,}",
             f"User-specified max_model_len ({asked.context_tokens}) is greater than the derived max_model_len "
-            f"(max_position_embeddings={longest})",
+            f"(max_position_embeddings={longest})"
+            if card.name == "vllm"
+            else "the target was not made for positions beyond",
             f"give --context {longest} or less",
         )
     if asked.target == "apart" and pair.target.adapter_rank is None:

@@ -270,10 +270,10 @@ def _summary(options: ImportOptions, log: Log, steps: _Steps, pii: PiiSummary, s
 
 def _notes(sides: _Sides) -> list[str]:
     notes = []
-    if len(sides.heldout) < _FEW_HELDOUT:
+    if (count := len(sides.heldout)) < _FEW_HELDOUT:
         notes.append(
-            f"{len(sides.heldout)} held-out prompts are few to measure on: a larger --heldout-share or more of the log "
-            "makes the intervals narrower"
+            f"{count} held-out {'prompt is' if count == 1 else 'prompts are'} few to measure on: a larger "
+            "--heldout-share or more of the log makes the intervals narrower"
         )
     if sides.few_tool_sets:
         notes.append(f"with fewer than {_MIN_TOOL_SETS} sets of tools, both sides have the same ones")

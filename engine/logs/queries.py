@@ -204,7 +204,8 @@ def _given_reference(record: Mapping[str, Any], source: LogSource, seen: Counter
         return {"content": value} if value and value.strip() else None
     if isinstance(value, Mapping):
         return normal([{"role": "assistant", **value}], source.reference_column or "", seen)[0]
-    raise BadRecordError(f"{source.reference_column!r} must be text or a message")
+    inside = f": name a part of it, such as {source.reference_column}.0.message" if isinstance(value, list) else ""
+    raise BadRecordError(f"{source.reference_column!r} must be text or a message{inside}")
 
 
 def _end_of_last(messages: list[Message]) -> int:

@@ -6,13 +6,15 @@ and a model of the hub moves on. The rest of the run would not fit what it has d
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from engine.chat.prompt import prompts_hash
 from engine.chat.rendering import template_hash
+from engine.config.schema import ModelSpec
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_json
-from engine.models.load import LoadedModel
+from engine.models.load import LoadedModel, load_tokenizer, model_fingerprint
 from engine.models.locate import hub_commit, model_files
 from engine.progress import Progress
 from engine.records.provenance import Provenance
@@ -27,29 +29,48 @@ def refuse_other_target(run: RunFolder, target: LoadedModel, progress: Progress)
 
     A run made before this was kept goes on, and another fingerprint than it was trained with is noted.
     """
-    path = run.path / "target.json"
-    now: dict[str, Any] = {"files": model_files(target.spec), "template": template_hash(target.tokenizer)}
+    note = check_target(run, target.spec, target.tokenizer)
+    if note:
+        progress.note(note)
+    elif not (path := _record(run)).exists():
+        write_json(path, _as_it_is(target.spec, target.tokenizer) | {"commit": hub_commit(target.spec)})
+
+
+def check_target(run: RunFolder, spec: ModelSpec, tokenizer: Any = None) -> str:
+    """Refuse the same for whoever takes a run's draft up without going on with the run; nothing is written.
+
+    `spec`: the run's target. `tokenizer`: its own, read from its folder if None. Returns a sentence on a run of before
+    this was kept whose target has another fingerprint than it was trained with, "" for all others. Raises
+    DraftbenchError for another target, and for one that is not here.
+    """
+    path = _record(run)
     if not path.exists():
-        trained = Provenance.read_or_empty(run.path).target_fingerprint
-        if trained is None or trained == target.fingerprint:
-            write_json(path, now | {"commit": hub_commit(target.spec)})
-        else:
-            progress.note(
-                f"the target's files are not those of before: the fingerprint of {target.spec.label} was "
-                f"{trained[:12]} and is {target.fingerprint[:12]}"
-            )
-        return
+        trained, now = Provenance.read_or_empty(run.path).target_fingerprint, model_fingerprint(spec)
+        if trained is None or trained == now:
+            return ""
+        return (
+            f"the target's files are not those of before: the fingerprint of {spec.label} was {trained[:12]} and is "
+            f"{now[:12]}"
+        )
     then = read_json(path)
-    if changed := _changes(then, now):
+    if changed := _changes(then, _as_it_is(spec, load_tokenizer(spec) if tokenizer is None else tokenizer)):
         commit = then.get("commit")
         raise DraftbenchError(
             f"the target of run {run.id} is not the one it began with: {', '.join(changed)}",
-            f"{target.spec.label} holds other files now, and the draft would go on with another teacher, "
-            "or be measured against it",
+            f"{spec.label} holds other files now, and all that the run learnt and measured is of those before",
             f"set `revision: {commit}` under `target` in {run.path / 'config.yaml'}, or start a new run"
             if commit
             else "put the files back, or start a new run",
         )
+    return ""
+
+
+def _record(run: RunFolder) -> Path:
+    return run.path / "target.json"
+
+
+def _as_it_is(spec: ModelSpec, tokenizer: Any) -> dict[str, Any]:
+    return {"files": model_files(spec), "template": template_hash(tokenizer)}
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

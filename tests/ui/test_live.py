@@ -21,7 +21,9 @@ import pytest
 import uvicorn
 import yaml
 from gradio_client import Client
+from safetensors.torch import load_file, save_file
 
+from engine.config.reading import dump_recipe
 from engine.decode.one_prompt import decode_prompt, question
 from engine.decode.sampling import Sampling
 from engine.decode.settings import DecodeSettings, FixedLength
@@ -374,6 +376,34 @@ def test_models_are_loaded_once_and_shared(run_id: str):
     with pairs.use(home(), [run_id]) as first, pairs.use(home(), [run_id]) as second:
         assert first.target is second.target
         assert first.drafts[0] is second.drafts[0]
+
+
+def test_a_target_that_was_replaced_is_not_decoded_with_and_one_that_was_put_back_is_loaded_again(
+    run_id: str, tiny_target_folder: Path, tmp_path: Path
+):
+    """The draft of a run of other layers under the same embeddings was shown as if it were this target's."""
+    run = RunFolder.open(home(), run_id)
+    place = Path(shutil.copytree(tiny_target_folder, tmp_path / "target"))
+    recipe = run.recipe()
+    moved = recipe.model_copy(update={"target": recipe.target.model_copy(update={"model": str(place)})})
+    (run.path / "config.yaml").write_text(dump_recipe(moved), encoding="utf-8")
+    pairs = Pairs()
+    with pairs.use(home(), [run_id]) as pair:
+        assert pair.notes == []
+        first = pair.target
+    weights = load_file(place / "model.safetensors")
+    name = next(name for name in weights if "mlp" in name)
+    save_file(weights | {name: weights[name] * 2}, place / "model.safetensors", metadata={"format": "pt"})
+    for refused in (lambda: load_pair(home(), run_id=run_id), lambda: pairs.use(home(), [run_id]).__enter__()):
+        with pytest.raises(DraftbenchError, match=r"is not the one it began with: model.safetensors has changed"):
+            refused()
+    (run.path / "target.json").unlink()  # a run of before: it goes on, and that is said
+    with pairs.use(home(), [run_id]) as pair:
+        assert pair.target is not first
+        assert "the target's files are not those of before" in pair.notes[0]
+    *_, live_now = decode(home(), Ask(asked("Why?"), (run_id,), max_new_tokens=5), threading.Event())
+    assert live_now.notes
+    assert "files are not those of before" in answer_html.page(live_now, {})
 
 
 def test_the_conversation_is_sent_whole_and_shown_as_it_is_sent(address: str, run_id: str):

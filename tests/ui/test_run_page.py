@@ -570,7 +570,9 @@ def test_the_settings_of_an_export_come_from_the_address(finished_home: Path, pa
 
 def test_a_field_that_is_left_empty_is_no_option(finished_home: Path, page: OpenPage, monkeypatch: pytest.MonkeyPatch):
     started: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(preflight_job, "start", lambda home, run, server, out, options: started.append((out, options)))
+    monkeypatch.setattr(
+        preflight_job, "start", lambda home, run, server, out, options, overwrite: started.append((out, options))
+    )
     run_id = finished_id(finished_home)
     press(page("run", run=run_id, view="Serve"), "Check the pair")
     assert started == [(str(finished_home / "exports" / f"{run_id}-vllm"), [])]
@@ -607,6 +609,8 @@ def test_the_pair_is_checked_in_a_process_of_its_own_and_the_answer_is_shown(fin
     [
         ({"server": "vllm", "preflight": [{"level": "refused", "what": "too wide", "reason": "must be divisible"}]},
          ("vLLM would refuse this pair", "must be divisible")),
+        ({"server": "vllm", "folder": {"level": "refused", "what": "it is not empty", "reason": "r", "fix": "another"}},
+         ("vLLM serves this pair", "it is not empty")),
         ({"error": {"what": "the run has no draft", "why": "lost", "fix": "train it"}}, ("the run has no draft",)),
         ({}, ("the check failed",)),
     ],

@@ -109,6 +109,22 @@ def test_a_forbidden_folder_is_an_error_for_people(tmp_path: Path, monkeypatch, 
         write_atomic(tmp_path / "a", "x")
 
 
+def test_a_full_disk_under_numpy_which_loses_the_reason_is_an_error_for_people_too():
+    import numpy
+
+    with (
+        pytest.raises(DraftbenchError, match="disk is full"),
+        disk_errors(FULL_DEVICE),
+        open(FULL_DEVICE, "wb") as file,
+    ):
+        numpy.zeros(100_000, dtype=numpy.uint8).tofile(file)
+
+
+def test_a_folder_that_the_system_uses_is_an_error_for_people(tmp_path: Path):
+    with pytest.raises(DraftbenchError, match="cannot be replaced"), disk_errors(tmp_path):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+
 def test_errors_that_no_user_can_mend_keep_their_type(tmp_path: Path):
     with pytest.raises(OSError, match="odd"), disk_errors(tmp_path):
         raise OSError(errno.EIO, "odd")

@@ -70,7 +70,7 @@ def _proposed(live: Live) -> bool:
 
 def _notes(live: Live) -> str:
     """What a visitor must know before believing the answer or its times."""
-    notes = []
+    notes = [f"{note[:1].upper()}{note[1:]}." for note in live.notes]
     if live.unused:
         notes.append(f"The target does not see all of this: {'; '.join(live.unused)}.")
     notes += live.rewritten

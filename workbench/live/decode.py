@@ -136,6 +136,7 @@ class Live:
     context: str = ""  # the tools and other messages sent with the prompt, in words
     unused: list[str] = field(default_factory=list)  # what the target's template leaves out of the conversation
     rewritten: list[str] = field(default_factory=list)  # what it writes in another place or form
+    notes: list[str] = field(default_factory=list)  # of the target
     prompt_tokens: int = 0
     busy: str = ""  # a run in progress, which disturbs the timing
 
@@ -209,7 +210,7 @@ def decode(home: Home, ask: Ask, stop: threading.Event, before: Live | None = No
     live.busy = working.id if working else ""
     yield live
     with PAIRS.use(home, ask.run_ids) as pair:
-        live.target = pair.target.spec.label
+        live.target, live.notes = pair.target.spec.label, pair.notes
         live.conditions = {"dtype": pair.target.dtype_name, "device": str(pair.target.device)}
         live.context = brings(ask.conversation)
         ids, live.unused, live.rewritten = sent_ids(pair, ask)

@@ -16,6 +16,7 @@ from engine.runs.folder import RunFolder
 from workbench.live.drafts import target_key
 
 if TYPE_CHECKING:  # torch takes seconds to load: not before a visitor decodes
+    from engine.config.schema import ModelSpec
     from engine.models.draft import Draft
     from engine.models.load import LoadedModel
 
@@ -38,12 +39,15 @@ class Pair:
 
     target: LoadedModel
     drafts: list[Draft]
+    notes: list[str]
+    """What there is to say of the runs' target."""
 
 
 @dataclass
 class _Kept:
     target: LoadedModel
     drafts: dict[str, Draft] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     users: int = 0
 
 
@@ -58,16 +62,18 @@ class Pairs:
     def use(self, home: Home, run_ids: Sequence[str]) -> Iterator[Pair]:
         """Yield the runs' drafts with their common target, and keep them in memory until the caller is done.
 
-        Raises DraftbenchError for an unknown run, a run without a draft, and drafts with different targets.
+        Raises DraftbenchError for an unknown run, a run without a draft or that began with another target than is there
+        now, and drafts with different targets.
         """
         runs = [RunFolder.open(home, run_id) for run_id in run_ids]
         key = _target_of(runs)
         with self._lock:
             kept = self._target(key, runs[0])
             drafts = [self._draft(kept, run) for run in runs]
+            notes = [kept.notes[run.id] for run in runs if kept.notes[run.id]]
             kept.users += 1
         try:
-            yield Pair(kept.target, drafts)
+            yield Pair(kept.target, drafts, list(dict.fromkeys(notes)))
         finally:
             with self._lock:
                 kept.users -= 1
@@ -86,7 +92,10 @@ class Pairs:
 
     def _draft(self, kept: _Kept, run: RunFolder) -> Draft:
         from engine.models.draft import load_draft
+        from engine.runs.began_with import check_target
 
+        if run.id not in kept.notes:
+            kept.notes[run.id] = check_target(run, run.recipe().target, kept.target.tokenizer)
         card = best_draft(run) / "draft.json"
         key = f"{card} {card.stat().st_mtime_ns}"  # training again replaces the draft
         if key not in kept.drafts:
@@ -121,7 +130,15 @@ def _target_of(runs: Sequence[RunFolder]) -> str:
             f"{names[0]} and {names[1]}: their answers cannot be compared",
             "choose two drafts with the same target",
         )
-    return keys[0]
+    return keys[0] + _files_of(runs[0].recipe().target)
+
+
+def _files_of(spec: ModelSpec) -> str:
+    """The hashes of a target's files on this machine: a target that was replaced is loaded again."""
+    from engine.models.locate import model_files
+
+    on_hub = any(name.startswith("hub:") for name in (spec.model, spec.adapter or ""))
+    return "" if on_hub else str(model_files(spec))
 
 
 PAIRS = Pairs()

@@ -49,8 +49,11 @@ def _rows(forecast: Expectations, server: str) -> dict[str, Expected]:
     return {f"{row.temperature:g},{row.proposals}": row for row in forecast.rows if row.server == server}
 
 
-def variants(run: RunFolder, server: str) -> None:
-    """Draw what to change in the start command: for gamma by batch size, and to time the server without the draft."""
+def variants(run: RunFolder, server: str, gamma: int | None) -> None:
+    """Draw what to change in the start command: for gamma by batch size, and to time the server without the draft.
+
+    `gamma`: that of the command, None without one.
+    """
     try:
         forecast = _forecast(str(run.path), _stamp(run.path))
     except DraftbenchError:
@@ -61,8 +64,9 @@ def variants(run: RunFolder, server: str) -> None:
     row = rows[ui.chosen(list(rows), "at")]
     best = {cell.choice.best for cell in row.cells if cell.context == forecast.schedule_context}
     usual = row.temperature == 0 or row.proposals == SERVERS[server].proposals[0]
-    if best == {row.gamma} and usual:
-        st.caption(f"The command's gamma, {row.gamma}, is the best at each measured batch size.")
+    if best == {row.gamma if gamma is None else gamma} and usual:
+        whose = "run's" if gamma is None else "command's"
+        st.caption(f"The {whose} gamma, {next(iter(best))}, is the best at each measured batch size.")
     elif row.schedule and row.schedule.flags:
         with st.expander(f"Gamma by batch size, at {_at(row)}", icon=":material/tune:"):
             st.write("Replaces what the command says of gamma, the draft and proposals:")

@@ -65,7 +65,7 @@ def _form(run: RunFolder, server: str) -> None:
         with st.container(horizontal=True):
             actions.submit(
                 "Check the pair",
-                lambda: preflight_job.start(queries.home(), run, server, *chosen(run, server)),
+                lambda: _check(run, server, key),
                 key=f"preflight-{server}-{run.id}",
                 place=_PLACE,
                 icon=":material/rule:",
@@ -79,6 +79,11 @@ def _form(run: RunFolder, server: str) -> None:
                 icon=":material/upload:",
                 disabled=not here,
             )
+
+
+def _check(run: RunFolder, server: str, key: Mapping[str, str]) -> str:
+    overwrite = bool(st.session_state.get(key["overwrite"]))
+    return preflight_job.start(queries.home(), run, server, *chosen(run, server), overwrite=overwrite)
 
 
 def _start(run: RunFolder, server: str, key: Mapping[str, str]) -> str:

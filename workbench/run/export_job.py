@@ -19,12 +19,13 @@ from typing import ClassVar
 from filelock import FileLock
 
 from engine.errors import DraftbenchError
+from engine.export.folder import refuse_among_runs
 from engine.export.steps import STEPS, WRITE, reached
 from engine.fileio import disk_errors
 from engine.jobs import queue
 from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
-from engine.records.record import Part, Real, Record, Text
+from engine.records.record import Part, Real, Record, Text, Whole
 from engine.runs.folder import RunFolder
 from engine.runs.process import is_alive, now, process_identity
 from workbench.run.log import log_part
@@ -44,6 +45,8 @@ class Served(Part):
     """What the export said of its server."""
 
     command: Text = ""
+    gamma: Whole | None = None
+    """Tokens per proposal in the command."""
 
 
 class Report(Record):
@@ -173,6 +176,5 @@ def destination(home: Home, folder: str) -> Path:
         )
     out = Path(folder.strip()).expanduser()
     out = out if out.is_absolute() else home.root.absolute() / out
-    if out.resolve().is_relative_to(home.runs.resolve()):
-        raise DraftbenchError(f"{out} is inside the runs folder", "it would be read as a run", "choose another folder")
+    refuse_among_runs(home, out)
     return out

@@ -56,7 +56,7 @@ def _findings(server: str, check: preflight_job.Preflight) -> None:
         st.error(f"{title} would refuse this pair.", icon=_LEVELS["refused"])
     else:
         st.success(f"{title} serves this pair.", icon=":material/check:")
-    for finding in report.preflight:
+    for finding in [*report.preflight, *([report.folder] if report.folder else [])]:
         box = st.error if finding.level == "refused" else st.warning
         box(
             f"**{ui.text(finding.what)}**  \n{ui.text(finding.reason)}  \nFix: {ui.text(finding.fix)}",

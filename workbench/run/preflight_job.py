@@ -17,7 +17,7 @@ from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
 from engine.jobs.detached import start_detached, wait_aside
 from engine.paths import Home
-from engine.records.record import Part, Record, Text
+from engine.records.record import Part, Record, Text, Whole
 from engine.runs.folder import RunFolder
 from engine.runs.process import is_alive, now, process_identity
 from workbench.run.export_job import destination
@@ -50,7 +50,11 @@ class Report(Record):
 
     server: Text = ""
     command: Text = ""
+    gamma: Whole | None = None
+    """Tokens per proposal in the command."""
     preflight: list[Finding] = []  # noqa: RUF012  Pydantic copies it
+    folder: Finding | None = None
+    """What keeps the export from being written to its folder."""
     notes: list[Text] = []  # noqa: RUF012
     error: Failure = Failure()
 
@@ -88,14 +92,16 @@ def place(run: RunFolder, server: str) -> Path:
     return run.path / "preflight" / server
 
 
-def start(home: Home, run: RunFolder, server: str, out: str, options: Sequence[str] = ()) -> str:
+def start(
+    home: Home, run: RunFolder, server: str, out: str, options: Sequence[str] = (), *, overwrite: bool = False
+) -> str:
     """Start the look at an export to `out` with these options of the command, and return a message at once.
 
     Raises DraftbenchError while one is at work, and for a folder that no export could be written to.
     """
     folder, written = place(run, server), str(destination(home, out))
     command = [sys.executable, "-m", "engine", "export", run.id, "--out", written, "--json", "--for", server, *options]
-    command += ["--preflight"]
+    command += ["--preflight", *(["--overwrite"] if overwrite else [])]
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):

@@ -37,19 +37,19 @@ def serve(run: RunFolder) -> None:
 def start(run: RunFolder, server: str) -> None:
     """Draw the command that starts the server: of the last export for it, or of a check of the pair since."""
     last, check = export_job.read(run), preflight_job.read(run, server)
-    command = out = ""
+    command, out, gamma = "", "", None
     if last.state == "done" and last.started.server == server:
-        command = last.report.served.command
+        command, gamma = last.report.served.command, last.report.served.gamma
     taken = check.state == "done" and not is_refused(check.report)
     if taken and not (command and is_outdated(run, server, check)):
-        command, out = check.report.command, check.started.out
+        command, out, gamma = check.report.command, check.started.out, check.report.gamma
     if command:
         st.code(command, language="sh", wrap_lines=True)
         if out:
             st.caption(ui.text(f"Of an export to {out} as it was checked, which is still to be written."))
     else:
         st.caption("The command stands here once a pair that the server takes is checked or exported.")
-    variants(run, server)
+    variants(run, server, gamma)
 
 
 PARTS: tuple[tuple[str, Callable[[RunFolder, str], None]], ...] = (

@@ -118,9 +118,7 @@ def figures(verdict: Verdict) -> pd.DataFrame:
 
 def _apart(figure: Figure) -> str:
     """'+0.4', '-3.7, differs'; '–' where it cannot be said."""
-    if figure.agrees is None:
-        return "–"
-    return f"{figure.distance:+.1f}" + ("" if figure.agrees else ", differs")
+    return figure.apart + (", differs" if figure.agrees is False else "")
 
 
 def by_place(verdict: Verdict, tone: str) -> go.Figure:

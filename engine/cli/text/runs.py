@@ -143,7 +143,7 @@ def exported(report: dict[str, Any]) -> None:
     for note in report.get("notes", []):
         console.paragraph(f"note: {note}", indent=2)
     if served := report.get("served"):
-        _findings(served)
+        _findings(served["preflight"])
         console.line(f"start it with\n{served['command']}")
     if not report["checked"]:
         return
@@ -170,15 +170,15 @@ def preflight(report: dict[str, Any]) -> None:
         f"{report['server']}: {'would not serve this pair' if refused else 'serves this pair'} "
         f"(gamma {report['gamma']}, {report['proposals']} proposals, target: {form})"
     )
-    _findings(report)
+    _findings(report["preflight"] + ([report["folder"]] if report["folder"] else []))
     for note in report["notes"]:
         console.paragraph(f"note: {note}", indent=2)
     if not refused:
         console.line(f"start it with\n{report['command']}")
 
 
-def _findings(report: dict[str, Any]) -> None:
-    for finding in report["preflight"]:
+def _findings(findings: list[dict[str, str]]) -> None:
+    for finding in findings:
         console.paragraph(f"{finding['level']}: {finding['what']}", indent=2)
         console.paragraph(f"why: {finding['reason']}", indent=4)
         console.paragraph(f"fix: {finding['fix']}", indent=4)

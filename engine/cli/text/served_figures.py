@@ -77,7 +77,7 @@ def _print(name: str, measurement: ServedMeasurement | None, problem: str, verdi
     rows = [
         [
             *(figure.title, console.rate(figure.predicted), console.rate(figure.served)),
-            *(f"{figure.distance:+.1f}", f"{figure.limit:.1f}"),
+            *(figure.apart, f"{figure.limit:.1f}"),
         ]
         for figure in (*verdict.figures, *verdict.places)
     ]

@@ -81,6 +81,7 @@ def read_documents(
         chosen = _recognised(values, form)
         assert chosen.claims is not None
         assert chosen.read is not None
+        values = _ended(values, chosen.claims)
         answers = [located for located in values if chosen.claims(located.value)]
         _refuse_same_answers(answers)
         return _beside_text(chosen.read(values), answers), chosen.name
@@ -100,11 +101,7 @@ def _refuse_same_answers(values: Sequence[Located]) -> None:
     """Raise DraftbenchError for two answers of one id; only those with figures, since pieces of a stream share one."""
     seen: dict[str, str] = {}
     for value, where in values:
-        name = (
-            words(value, "id")
-            or words(part(value, "meta_info"), "id")
-            or words(part(value, "metadata"), "x_request_id")
-        )
+        name = _id_of(value)
         if name is None:
             continue
         if name in seen:
@@ -115,6 +112,43 @@ def _refuse_same_answers(values: Sequence[Located]) -> None:
                 "take the ids out",
             )
         seen[name] = where
+
+
+def _id_of(answer: Mapping[str, Any]) -> str | None:
+    return (
+        words(answer, "id") or words(part(answer, "meta_info"), "id") or words(part(answer, "metadata"), "x_request_id")
+    )
+
+
+def _ended(values: Sequence[Located], claims: Callable[[Mapping[str, Any]], bool]) -> list[Located]:
+    """The values without the earlier pieces of streamed answers, in which some servers count all tokens so far.
+
+    Raises DraftbenchError for an answer whose last piece is missing.
+    """
+    with_figures = {_id_of(value) for value, _ in values if claims(value)} - {None}
+    ended, open_at = [], dict[str | None, str]()
+    for value, where in values:
+        name, counts = _id_of(value), claims(value)
+        if counts and _goes_on(value):
+            open_at[name] = where
+        elif counts or name not in with_figures:
+            open_at.pop(name, None)
+            ended.append(Located(value, where))
+    for where in open_at.values():
+        raise refused(
+            f"{where} is the last piece here of a streamed answer that goes on",
+            "the stream is torn there: figures of a part would look like all",
+            "take the whole stream, or leave this answer out",
+        )
+    return ended
+
+
+def _goes_on(answer: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is a piece of a streamed answer, and not its last one: nothing says why it ended."""
+    reasons = [choice["finish_reason"] for choice in choices(answer) if "finish_reason" in choice]
+    meta = part(answer, "meta_info")
+    reasons += [meta["finish_reason"]] if "finish_reason" in meta else []
+    return answer.get("stop") is False or (bool(reasons) and all(reason is None for reason in reasons))
 
 
 def _beside_text(reading: Reading, answers: Sequence[Located]) -> Reading:

@@ -175,6 +175,19 @@ def test_without_a_run_nothing_is_kept(tmp_path: Path):
     assert not home().runs.exists()
 
 
+def test_prompts_that_repeat_another_one_are_not_sent_and_that_is_said(tmp_path: Path):
+    rows = ["What is a cell?", "What is a cell?", "What is DNA?"]
+    prompts = written(tmp_path, "p.jsonl", "".join(json.dumps({"prompt": row}) + "\n" for row in rows))
+    stand_in = StandIn(whole(recorded.VLLM), {"/v1/models": listed("vllm")})
+    with running(stand_in):
+        result = call(
+            *("served", "probe", stand_in.url, "--prompts", prompts, "--temperatures", "0", "--limit", "2", "--json")
+        )
+    assert [body["messages"][0]["content"] for body in stand_in.asked] == ["What is a cell?", "What is DNA?"]
+    (one,) = result.json()["served"]
+    assert "1 of 3 prompts repeat another one and are left out" in one["measurement"]["notes"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

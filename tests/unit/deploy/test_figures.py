@@ -69,3 +69,10 @@ def test_a_place_that_was_never_accepted_agrees_with_one_that_hardly_ever_is():
         places = by_place(evenly((3.0, 1.0, 0.02)), served)
         assert [(figure.name, figure.agrees) for figure in places] == [(f"place_{i}", True) for i in (1, 2, 3)]
         assert by_place(evenly((3.0, 1.0, 0.9)), served)[2].agrees is False, "missing from the list, it is a count of 0"
+
+
+def test_a_distance_that_is_no_number_is_said_in_words():
+    """Two measurements without spread were shown as -inf standard errors apart."""
+    assert [figure.apart for figure in at_places(0.44, -3.7, float("nan"), float("-inf"))] == [
+        *("+0.4", "-3.7", "–", "no spread")
+    ]

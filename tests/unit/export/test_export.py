@@ -123,6 +123,14 @@ def test_an_earlier_export_is_replaced_only_if_asked(run: RunFolder, tmp_path: P
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".out")]
 
 
+@pytest.mark.parametrize("more", [("--for", "vllm"), ("--for", "vllm", "--preflight"), ()])
+def test_a_folder_among_the_runs_would_be_read_as_one(more: tuple[str, ...], run: RunFolder, draftbench: Draftbench):
+    result = draftbench("export", "latest", "--out", str(home().runs / "out"), "--json", *more)
+    assert result.code == (1 if "--preflight" in more else 2)
+    assert "is inside the runs folder" in result.out
+    assert not (home().runs / "out").exists()
+
+
 def test_what_is_no_export_is_never_replaced(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
     for place in (tmp_path / "thesis", tmp_path / "letter"):
         if place.name == "thesis":
@@ -299,6 +307,41 @@ def test_an_export_that_is_stopped_while_it_writes_ends_soon_and_leaves_nothing(
     assert steps == [f"step {number} of 7: {words}" for number, words in enumerate(STEPS[:4], 1)]
     assert steps[-1].endswith(WRITE)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_place_where_no_folder_can_appear_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "mounted").mkdir()
+    said = {"file/out": "cannot make", "link": "is a link to nothing"}
+    for name, what in said.items():
+        with pytest.raises(DraftbenchError, match=what):
+            folder.refuse_taken(tmp_path / name, overwrite=False)
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "mounted")
+    with pytest.raises(DraftbenchError, match="is a mount point") as error:
+        folder.refuse_taken(tmp_path / "mounted", overwrite=False)
+    assert str(tmp_path / "mounted" / "draft") in error.value.fix
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    for name in ("out", "further/down"):
+        with pytest.raises(DraftbenchError, match="not allowed to write"):
+            folder.refuse_taken(tmp_path / name, overwrite=False)
+    assert (folder.taken(home(), tmp_path / "out", False) or {})["what"] == f"not allowed to write {tmp_path / 'out'}"
+
+
+def test_what_came_to_the_folder_while_it_was_written_is_not_replaced(tmp_path: Path):
+    """Two exports to one folder, or a folder that somebody made meanwhile: the last to end replaced the other."""
+    out = tmp_path / "out"
+
+    def slow(new: Path) -> None:
+        (new / "second").touch()
+        folder.write_folder(out, "---\ntags: [draftbench]\n---\n", lambda first: (first / "first").touch())
+
+    with pytest.raises(DraftbenchError, match="is not empty"):
+        folder.write_folder(out, "", slow)
+    assert sorted(file.name for file in out.iterdir()) == ["README.md", "first"]
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_what_is_half_written_is_removed_where_the_process_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

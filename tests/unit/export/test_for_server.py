@@ -13,6 +13,7 @@ import torch
 import yaml
 from gguf import GGUFReader
 
+from engine.config.reading import dump_recipe, parse_recipe
 from engine.config.schema import ModelSpec
 from engine.export import whole_vocabulary
 from engine.export.check import ALLOWED
@@ -21,9 +22,11 @@ from engine.export.for_server import Plan, Wishes, fitted, target_form, write_be
 from engine.export.gguf import load_gguf
 from engine.export.model_card import code, public_name
 from engine.export.preflight import preflight
+from engine.fileio import read_json, write_json
 from engine.models.load import load_model
+from engine.records.provenance import Provenance
 from engine.runs.folder import RunFolder
-from tests.conftest import byte_tokenizer, tiny_llama
+from tests.conftest import CHATML, byte_tokenizer, tiny_llama
 from tests.tiny_pair import loaded
 from tests.unit.conftest import Draftbench
 from tests.unit.export.conftest import export
@@ -60,6 +63,52 @@ def test_the_whole_target_goes_along_if_asked(run: RunFolder, tmp_path: Path, dr
     assert torch.equal(copy.model(ids).logits, target.model(ids).logits)
     assert f"{tmp_path}/out/target" in report["served"]["command"]
     assert 'TARGET="$HERE"/target ;;' in (tmp_path / "out" / "serve.sh").read_text()
+
+
+@pytest.mark.parametrize("command", [("--for", "vllm", "--preflight"), ("--for", "vllm"), ()])
+def test_a_target_that_was_replaced_since_the_run_is_refused(
+    command: tuple[str, ...], run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    then = read_json(run.path / "target.json")
+    files = then["files"] | {"model.safetensors": "0" * 64}
+    write_json(run.path / "target.json", then | {"files": files})
+    result = draftbench("export", "latest", "--out", str(tmp_path / "out"), "--json", *command)
+    assert result.code == 2
+    assert "is not the one it began with: model.safetensors has changed" in result.json()["error"]["what"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_before_is_exported_and_its_other_fingerprint_is_said(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    (run.path / "target.json").unlink()
+    said = "the target's files are not those of before"
+    notes = export(draftbench, tmp_path / "same", "--for", "vllm", "--no-check")["notes"]
+    assert not any(said in note for note in notes)
+    (Provenance.read_or_empty(run.path).model_copy(update={"target_fingerprint": "0" * 64})).write(run.path)
+    for place, more in (("server", ("--for", "vllm")), ("plain", ())):
+        notes = export(draftbench, tmp_path / place, "--no-check", *more)["notes"]
+        assert sum(said in note for note in notes) == 1
+    assert not (run.path / "target.json").exists()
+
+
+def test_preflight_says_that_the_folder_is_taken(run: RunFolder, tmp_path: Path, draftbench: Draftbench):
+    out = tmp_path / "out"
+    out.mkdir()
+    ask = ("export", "latest", "--for", "vllm", "--preflight", "--out", str(out))
+    assert draftbench(*ask, "--json").json()["folder"] is None
+    (out / "mine").write_text("mine")
+    result = draftbench(*ask, "--json")
+    assert (result.code, result.json()["preflight"]) == (1, [])
+    assert "is no export of Draftbench" in result.json()["folder"]["what"]
+    shown = draftbench(*ask)
+    assert shown.code == 1
+    assert "serves this pair" in shown.out
+    assert "is no export of Draftbench" in " ".join(shown.out.split())
+    (out / "mine").unlink()
+    (out / "README.md").write_text("---\ntags: [draftbench]\n---\n")
+    assert "is not empty" in draftbench(*ask, "--json").json()["folder"]["what"]
+    assert draftbench(*ask, "--overwrite").code == 0
 
 
 def test_preflight_alone_writes_nothing_and_fails_where_the_server_would_refuse(
@@ -99,6 +148,38 @@ def test_the_served_copy_is_in_the_command_and_its_rows_are_those_of_the_draft(
         in report["notes"]
     )
     assert run.recipe().target.model not in str(report)
+
+
+def test_the_target_of_a_run_that_learnt_from_a_server_is_the_served_model(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    """The command started the model at hand that the draft was made of, perhaps the base of the served one."""
+    recipe = run.recipe()
+    document = recipe.model_dump()
+    document["capture"] |= {"signal": "none", "server": {"base_url": "http://127.0.0.1:9/v1", "model": "our fine-tune"}}
+    document["train"]["loss"] = "sft"
+    document["measure"]["against"] = "server"
+    changed = parse_recipe(document)
+    (run.path / "config.yaml").write_text(dump_recipe(changed), encoding="utf-8")
+    ask = ("export", "latest", "--for", "vllm", "--preflight", "--json")
+    (finding,) = draftbench(*ask).json()["preflight"]
+    assert (finding["level"], "our fine-tune" in finding["what"]) == ("warning", True)
+    assert draftbench(*ask, "--served-target", recipe.target.model).json()["preflight"] == []
+
+
+def test_another_model_with_the_same_ids_is_no_copy_of_the_target(
+    run: RunFolder, tmp_path: Path, draftbench: Draftbench
+):
+    """It was called a pair that the server serves, with the figures of the run's own target."""
+    other = tmp_path / "other"
+    tiny_llama(layers=2).save_pretrained(other)
+    byte_tokenizer(CHATML.replace("assistant", "bot")).save_pretrained(other)
+    result = draftbench("export", "latest", "--for", "vllm", "--preflight", "--json", "--served-target", str(other))
+    model, template = result.json()["preflight"]
+    assert (result.code, model["level"], template["level"]) == (0, "warning", "warning")
+    assert "other is another model than the run's target: LlamaForCausalLM, 2 layers" in model["what"]
+    assert "not LlamaForCausalLM, 4 layers, 32 wide, 4 heads" in model["what"]
+    assert template["what"] == "other has another chat template"
 
 
 def test_the_exported_draft_has_the_rows_of_the_served_copy(

@@ -173,6 +173,8 @@ def test_an_answer_that_was_cut_or_refused_is_no_reference(word: Any, whole: boo
     row = {"prompt": "a", "response": {"choices": [{"message": assistant("b"), "finish_reason": word}]}}
     assert answered(row, reference_column="response.choices.0.message") == expected
     assert answered(row, reference_column="response.choices.0.message.content") == expected
+    with pytest.raises(BadRecordError, match=r"name a part of it, such as response\.choices\.0\.message"):
+        answered(row, reference_column="response.choices")
     turns = {"messages": [*chat, user("c"), assistant("d")], "finish_reason": word}
     assert answered(turns, every_turn=True) == (["b", "d" if whole else ""], noted)  # the row's word is of its last one
 

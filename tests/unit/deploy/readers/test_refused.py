@@ -285,3 +285,46 @@ def test_a_file_and_an_iteration_that_are_given_twice_are_refused_by_name():
 def test_pieces_of_a_stream_share_an_id():
     pieces = [{"id": "chatcmpl-1", "choices": []}, {"id": "chatcmpl-1", "choices": []}, VLLM]
     assert read_documents([as_file(*pieces)])[0].totals == recorded.VLLM_COUNTS
+
+
+def pieces_of(server: str) -> list[dict[str, Any]]:
+    """A streamed answer as the server sends it if each piece is to have its figures: all tokens so far."""
+    counts = [(1, 0, 0, 0, None), (3, 1, 3, 2, None), (4, 2, 6, 2, "stop")]
+    if server == "sglang":
+        return [
+            {
+                "text": "ab" * n,
+                "meta_info": {
+                    "id": "r-1",
+                    "finish_reason": end and {"type": end},
+                    "completion_tokens": n,
+                    "spec_verify_ct": rounds,
+                    "spec_draft_token_num": proposed,
+                    "spec_accept_token_num": accepted,
+                },
+            }
+            for n, rounds, proposed, accepted, end in counts
+        ]
+    timings = [
+        {"predicted_n": n} | ({"draft_n": proposed, "draft_n_accepted": accepted} if proposed else {})
+        for n, _, proposed, accepted, _ in counts
+    ]
+    if server == "llama.cpp /completion":  # has no id
+        return [
+            {"content": "ab", "stop": bool(end), "timings": figures}
+            for (*_, end), figures in zip(counts, timings, strict=True)
+        ]
+    return [
+        {"id": "chatcmpl-1", "choices": [{"finish_reason": end, "delta": {"content": "ab"}}], "timings": figures}
+        for (*_, end), figures in zip(counts, timings, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("server", ["llama.cpp chat", "llama.cpp /completion", "sglang"])
+def test_a_stream_with_figures_in_every_piece_is_one_answer(server: str):
+    pieces = pieces_of(server)
+    reading, _ = read_documents([as_file(*pieces)])
+    assert (reading.totals.requests, reading.totals.proposed, reading.totals.accepted) == (1, 6, 2)
+    assert not any("left out" in note for note in reading.notes)
+    with pytest.raises(DraftbenchError, match="line 2 is the last piece here of a streamed answer that goes on"):
+        read_documents([as_file(*pieces[:-1])])
