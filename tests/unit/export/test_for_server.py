@@ -100,11 +100,11 @@ def test_preflight_says_that_the_folder_is_taken(run: RunFolder, tmp_path: Path,
     (out / "mine").write_text("mine")
     result = draftbench(*ask, "--json")
     assert (result.code, result.json()["preflight"]) == (1, [])
-    assert "is no export of Draftbench" in result.json()["folder"]["what"]
+    assert "something other than an export of Draftbench" in result.json()["folder"]["what"]
     shown = draftbench(*ask)
     assert shown.code == 1
     assert "serves this pair" in shown.out
-    assert "is no export of Draftbench" in " ".join(shown.out.split())
+    assert "something other than an export of Draftbench" in " ".join(shown.out.split())
     (out / "mine").unlink()
     (out / "README.md").write_text("---\ntags: [draftbench]\n---\n")
     assert "is not empty" in draftbench(*ask, "--json").json()["folder"]["what"]
