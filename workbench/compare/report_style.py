@@ -8,6 +8,7 @@ TABLE_CSS = """
 .wide th,.wide td{text-align:left;vertical-align:top;padding:.45rem .7rem;border-bottom:1px solid rgba(128,140,150,.35);
 overflow-wrap:anywhere;min-width:5.5rem}
 .wide td:first-child{min-width:10.5rem}
+@media(max-width:700px){.wide th,.wide td{min-width:7.5rem}}
 .wide thead th{border-bottom-width:2px}
 .wide th small{font-weight:400;opacity:.75}
 .rates th[scope=row]{min-width:9.5rem;overflow-wrap:normal}

@@ -128,11 +128,11 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
         indexed = queries.run(run.id)
         of = chart_parts.subject([indexed.domain], [indexed.target])
         note = (
-            f"{chart_parts.safe(of)}; context {forecast.schedule_context}, large mark: the gamma that is chosen, "
+            f"context {forecast.schedule_context}, large mark: the gamma that is chosen<br>"
             f"{chart_parts.interval_note(speed_charts.predicted(here))}"
         )
         ui.chart(
-            speed_charts.predicted_speedups(here, theme.mode(), note),
+            chart_parts.about(speed_charts.predicted_speedups(here, theme.mode(), note), of),
             key="predicted-speedups",
             name=f"{run.id}-predicted-speedups",
             alt="Predicted speed-up over plain decoding against gamma, a line per batch size, with intervals",

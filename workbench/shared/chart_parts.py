@@ -44,8 +44,9 @@ def about(figure: go.Figure, subject: str) -> go.Figure:
     """The figure with what it is about, domain and target, in a line above its second: it must say so in a paper."""
     words = textwrap.wrap(subject, _LINE_LETTERS, break_on_hyphens=False)
     lines = [line for line in (*map(safe, words), figure.layout.title.subtitle.text) if line]
-    margin = figure.layout.margin.t + _LINE_PX * max(0, len(lines) - 1)
-    return figure.update_layout(title_subtitle_text="<br>".join(lines), margin_t=margin)
+    shown = "<br>".join(lines)
+    margin = figure.layout.margin.t + _LINE_PX * shown.count("<br>")
+    return figure.update_layout(title_subtitle_text=shown, margin_t=margin)
 
 
 def subject(domains: Iterable[object], targets: Iterable[object]) -> str:
