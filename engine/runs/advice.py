@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 
 from engine.errors import DraftbenchError
+from engine.measure.decision import Decision
 from engine.runs.folder import RunFolder
 
 
@@ -23,6 +24,21 @@ def measures_again(run: RunFolder) -> str:
     """What gives the run a whole measurement."""
     again = has_weights(run) or not trains(run)
     return f"`draftbench measure {run.id}` makes it again" if again else gives_a_draft(run)
+
+
+def changes_of(decision: Decision, run: RunFolder) -> tuple[str, ...]:
+    """What would change the decision, in commands for this very run.
+
+    Without the draft's weights a measurement would be refused: the run's recipe, with the same settings, makes both.
+    """
+    measure = f"draftbench measure {run.id}"
+    if gone := trains(run) and not has_weights(run):
+        measure = f"draftbench run {quote(str(run.path / 'config.yaml'))}"
+    changes = []
+    for change in decision.changes:
+        here = change.replace("draftbench measure RUN", measure).replace(" RUN", f" {run.id}")
+        changes.append(f"{here} (trains it again: its weights are not here)" if gone and measure in here else here)
+    return tuple(changes)
 
 
 def gives_a_draft(run: RunFolder) -> str:

@@ -339,7 +339,17 @@ def test_without_the_pages_a_saved_trace_is_named_by_its_file():
 
 
 def test_an_address_that_names_no_draft_is_reported(run_id: str):
-    assert "there is no draft &#x27;&lt;b&gt;gone&#x27;" in opened(run="<b>gone")["view"]
+    found = opened(run="<b>gone", run2="gone too")
+    assert "there is no draft &#x27;&lt;b&gt;gone&#x27;" in found["view"]
+    assert "the form shows what is used instead" in found["view"]
+    assert (found["run"], found["run2"], found["offered"]) == (run_id, "", [run_id])
+    assert found["target"]
+
+
+def test_a_command_in_an_error_is_shown_as_code():
+    error = DraftbenchError("no <b>", "it is so", "`draftbench runs` lists <them>")
+    assert "<p>What to do: <code>draftbench runs</code> lists &lt;them&gt;</p>" in answer_html.error(error)
+    assert "a ` alone" in answer_html.error(DraftbenchError("no", "a ` alone"))
 
 
 def test_without_any_draft_the_page_says_what_to_do():
@@ -360,7 +370,9 @@ def test_only_drafts_that_fit_the_target_and_are_here_are_offered(run_id: str, f
     drafts, seconds = form.take_target(found["target"])
     assert [value for _, value in drafts["choices"]] == [run_id]
     assert [value for _, value in seconds["choices"]] == [""]
-    assert "trained for another target" in opened(run=run_id, run2=other)["view"]
+    both = opened(run=run_id, run2=other)
+    assert "trained for another target" in both["view"]
+    assert both["run2"] == ""
     assert "1 finished runs have no weights here" in form.prefill(Asked(run=run_id))[5]["info"]  # type: ignore[arg-type]
 
 

@@ -40,7 +40,7 @@ def words(test: Any) -> str:
 def test_a_target_alone_on_every_page_that_lists_runs(page: OpenPage, finished_home: Path, alone: RunFolder):
     run = page("run", run=alone.id)
     text = words(run)
-    assert "Not decided yet." in text
+    assert "Not decided yet:" in text
     assert "no draft was measured" in text
     assert "measured; nothing was trained" in text
     assert [metric.label for metric in run.metric] == [

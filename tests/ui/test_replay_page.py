@@ -178,9 +178,6 @@ def test_a_run_without_alternatives_names_the_command(page: OpenPage, finished_h
     [
         ({"trace": "no-such"}, "no saved trace"),
         ({"trace": "../../etc/passwd"}, "not a valid name"),
-        ({"run": "no-such"}, "there is no run"),
-        ({"temperature": "0.35"}, "there is no temperature"),
-        ({"prompt": "nobody"}, "there is no prompt"),
     ],
 )
 def test_what_does_not_exist_is_reported_in_three_parts(
@@ -190,6 +187,18 @@ def test_what_does_not_exist_is_reported_in_three_parts(
     said = shown.error[0].value.replace("\\", "")
     assert what in said
     assert "What to do" in said
+
+
+@pytest.mark.parametrize("params", [{"run": "no-such"}, {"temperature": "0.35"}, {"prompt": "nobody"}])
+def test_an_address_that_names_nothing_here_still_leads_to_a_trace(
+    page: OpenPage, finished_home: Path, params: dict[str, str]
+):
+    shown = page("replay", **params)
+    ((key, value),) = params.items()
+    said = shown.warning[0].value.replace("\\", "")
+    assert f"{key} = {value} does not exist here; showing {shown.query_params[key]}" in said
+    assert shown.subheader[0].value == "Round 0"
+    assert not shown.error
 
 
 @pytest.mark.parametrize(("named", "shown_round"), [("99", 2), ("-1", 0), ("²", 0), ("x", 0)])

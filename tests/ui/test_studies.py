@@ -71,6 +71,11 @@ def test_the_plan_of_a_shipped_study_and_nothing_of_the_form(page: OpenPage):
     assert not run_folders(home())
 
 
+def test_a_command_in_what_a_study_needs_is_shown_as_code(page: OpenPage):
+    shown = open_study(page, study="recipes/studies/first.yaml")
+    assert any("Needs `draftbench data fetch --all`" in note.value.replace("\\.", ".") for note in shown.caption)
+
+
 def test_the_missing_runs_are_started_once_and_those_there_are_adopted(
     page: OpenPage, finished_home: Path, study_file: Path
 ):

@@ -199,7 +199,8 @@ def map_view(cells: pd.DataFrame, temperature: float, subject: str) -> View:
     within = chart_parts.interval_note(cells)
     if (chart_parts.has_interval(cells) & (cells.runs > 1)).any():
         within += ", for several runs the mean of their intervals"
-    note = f"T = {temperature:g}, {n} runs, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; [{within}]"
+    runs = f"{n} run{'s' if n > 1 else ''}"
+    note = f"T = {temperature:g}, {runs}, up to {seeds} seed{'s' if seeds > 1 else ''} per cell; [{within}]"
     described = "; ".join(f"{c.loss}, {c.scenario}, {c.mode}: {c.value:.3f}" for c in cells.itertuples())
     return View(
         f"acceptance-map-T{temperature:g}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -244,11 +245,17 @@ def table(frame: pd.DataFrame) -> str:
     """A plain table, every cell escaped, numbers to three places."""
     head = "".join(f'<th scope="col">{_safe(column)}</th>' for column in frame.columns)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{_safe(_text(cell))}</td>" for cell in row) + "</tr>"
+        f"<tr><td>{_breakable(row[0])}</td>" + "".join(f"<td>{_safe(_text(cell))}</td>" for cell in row[1:]) + "</tr>"
         for row in frame.itertuples(index=False)
     )
     whole = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<div class="wide" tabindex="0" role="region" aria-label="Table">{whole}</div>'
+
+
+def _breakable(cell: Any) -> str:
+    """The first cell of a row. A name without spaces, as that of a setting, may go on in another line after . and _"""
+    text = _safe(_text(cell))
+    return text if " " in text else re.sub(r"(?<=[._])(?=[^._])", "<wbr>", text)
 
 
 def _drafts(comparison: Comparison) -> str:

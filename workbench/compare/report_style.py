@@ -6,11 +6,13 @@ TABLE_CSS = """
 .wide{overflow-x:auto;max-width:100%}
 .wide table{border-collapse:collapse;font-size:.9rem;line-height:1.45;margin:.3rem 0 1rem}
 .wide th,.wide td{text-align:left;vertical-align:top;padding:.45rem .7rem;border-bottom:1px solid rgba(128,140,150,.35);
-overflow-wrap:anywhere;min-width:7.5rem}
+overflow-wrap:anywhere;min-width:5.5rem}
+.wide td:first-child{min-width:10.5rem}
+@media(max-width:700px){.wide th,.wide td{min-width:7.5rem}}
 .wide thead th{border-bottom-width:2px}
 .wide th small{font-weight:400;opacity:.75}
 .rates th[scope=row]{min-width:9.5rem;overflow-wrap:normal}
-.rates td{white-space:nowrap;font-variant-numeric:tabular-nums}
+.rates td{min-width:11rem;font-variant-numeric:tabular-nums}
 .rates tr.chosen>*{background:rgba(0,114,178,.10)}
 .rates tr.chosen th{box-shadow:inset 3px 0 #0072B2}
 .faint{opacity:.72}

@@ -53,13 +53,13 @@ def section(comparison: Comparison, metric: str, show: Callable[[View, str], Non
         by = ui.choose_one("Slice by", list(WAYS), WAYS, "slice")
     shown = load(comparison, by, metric)
     for why, labels in _together(shown.missing).items():
-        st.info(f"{ui.text(', '.join(labels))}: {ui.text(why)}", icon=":material/info:")
+        st.info(f"{ui.text(', '.join(labels))}: {ui.sentence(why)}", icon=":material/info:")
     if not shown.results:
         return
     view = figure(comparison, metric, by, shown)
     show(view, "slices")
     for sentence in chances(comparison, shown):
-        st.caption(ui.text(sentence))
+        st.caption(ui.sentence(sentence))
     lost = "target forwards" if metric == "tau" else "refusals"
     st.caption(
         f"Slices that hold most {lost} come first, unless they have an order of their own. (few): fewer than "
@@ -74,9 +74,9 @@ def section(comparison: Comparison, metric: str, show: Callable[[View, str], Non
         table(changes, file_name(f"slices-{by}-{metric}", comparison, baseline=True), caption, "slice-changes")
     if by == "kind":
         with st.expander("What the kinds are"):
-            st.markdown("\n".join(f"- `{kind}`: {ui.text(what)}" for kind, what in KINDS.items()))
+            st.markdown("\n".join(f"- `{kind}`: {ui.sentence(what)}" for kind, what in KINDS.items()))
     for note in dict.fromkeys(note for result in shown.results.values() for note in result.notes):
-        st.caption(ui.text(note))
+        st.caption(ui.sentence(note))
     with right:
         _train_for(shown, comparison, by)
 

@@ -22,7 +22,7 @@ def section(comparison: Comparison, table: Table) -> None:
     """The choice of a gamma for all, and the speeds at it and at each draft's own."""
     speeds, damaged = load(comparison)
     for label, why in damaged.items():
-        st.warning(f"{ui.text(label)}: {ui.text(why)}", icon=":material/broken_image:")
+        st.warning(f"{ui.text(label)}: {ui.sentence(why)}", icon=":material/broken_image:")
     if not speeds:
         return
     gamma = common_gamma(speeds)
@@ -34,7 +34,7 @@ def section(comparison: Comparison, table: Table) -> None:
     caption = "Speed-up over plain decoding at each draft's best gamma and at one for all, 95% intervals"
     table(speeds_table(speeds, gamma), "speed-by-gamma", caption, "speed-by-gamma")
     for sentence in remarks(speeds, gamma):
-        st.caption(ui.text(sentence))
+        st.caption(ui.sentence(sentence))
 
 
 def load(comparison: Comparison, *, kept: bool = True) -> tuple[dict[str, SpeedByGamma], dict[str, str]]:

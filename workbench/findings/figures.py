@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -53,7 +53,12 @@ def by_method(frame: pd.DataFrame, temperature: float, tone: str) -> go.Figure:
             )
     names = [parts.safe(method) for method in methods]
     figure.update_yaxes(
-        tickmode="array", tickvals=list(range(len(methods))), ticktext=names, autorange="reversed", showgrid=False
+        tickmode="array",
+        tickvals=list(range(len(methods))),
+        ticktext=names,
+        autorange="reversed",
+        showgrid=False,
+        zeroline=False,
     )
     figure.update_xaxes(title="acceptance", rangemode="tozero", nticks=5)
     figure.update_layout(height=210 + 34 * len(methods))
@@ -70,7 +75,6 @@ def by_size(frame: pd.DataFrame, scenario: str, temperature: float, tone: str) -
     domains, methods = sorted(rows.domain.unique()), sorted(rows.method.unique())
     title = f"Exact acceptance (fraction) by number of training queries, {parts.safe(scenario)}, T = {temperature:g}"
     figure = _panels(rows, domains, title, tone)
-    sizes = sorted(rows.n_train.unique())
     for column, domain in enumerate(domains, start=1):
         for number, method in enumerate(methods):
             part = rows[(rows.domain == domain) & (rows.method == method)].sort_values("n_train")
@@ -89,16 +93,21 @@ def by_size(frame: pd.DataFrame, scenario: str, temperature: float, tone: str) -
                 col=column,
                 **_look(number),
             )
-    figure.update_xaxes(
-        type="log",
-        title="training queries (log)",
-        tickmode="array",
-        tickvals=sizes,
-        ticktext=[f"{s:,.0f}" for s in sizes],
-    )
+        sizes = apart(rows[rows.domain == domain].n_train)
+        figure.update_xaxes(tickvals=sizes, ticktext=[f"{size:,.0f}" for size in sizes], col=column)
+    figure.update_xaxes(type="log", title="training queries (log)", tickmode="array", tickangle=0)
     figure.update_yaxes(title="acceptance", col=1)
     figure.update_layout(height=460)
     return _one_legend_entry_each(figure)
+
+
+def apart(sizes: Iterable[float], factor: float = 1.35) -> list[float]:
+    """The sizes to name on a log axis, the largest first considered: between two of them lies at least `factor`."""
+    named: list[float] = []
+    for size in sorted(set(sizes), reverse=True):
+        if not named or named[-1] >= factor * size:
+            named.append(float(size))
+    return named[::-1]
 
 
 def curves(

@@ -199,7 +199,7 @@ def show_missing(finding: Finding, wanted: Wanted) -> None:
         return
     label = f"The study that would decide it: about {study.n_runs} run{'s' if study.n_runs > 1 else ''}"
     with st.expander(label):
-        st.markdown(f"{ui.text(study.why)}. Save it and start it with `draftbench study {study.file_name}`.")
+        st.markdown(f"{ui.sentence(study.why)}. Save it and start it with `draftbench study {study.file_name}`.")
         if from_findings.BLANK not in study.text:
             chosen = st.session_state.get("study")
             wanted_study = from_findings.name_of(finding.claim.key, None if chosen == EVERY else chosen)

@@ -10,10 +10,9 @@ from engine.jobs.executors import chosen_place
 from engine.measure.decision import decide
 from engine.planning.bounded_checks import checked
 from engine.records.speed import Speed
-from engine.records.summary import Summary
 from engine.runs.advice import trains
 from engine.runs.folder import RunFolder
-from workbench.run.results import draw_decision
+from workbench.run.results import decision_box
 from workbench.run.stage import stage
 from workbench.run.training_curve import Now
 from workbench.shared import queries, ui, watch
@@ -68,7 +67,7 @@ def show(run: RunFolder, heading: str) -> None:
         if status.state in queries.UNFINISHED:
             _progress(run, status.state)
         elif is_done(run):
-            _measured(run.summary())
+            _measured(run)
         elif status.error is not None:
             ui.error_box(DraftbenchError(status.error.what or "the run has failed", status.error.why, status.error.fix))
         with st.container(horizontal=True, gap="medium"):
@@ -93,10 +92,11 @@ def _progress(run: RunFolder, drawn: str) -> None:
     watch.watch(f"watch-{run.id}", [run.id], seen, ("state", "status"))
 
 
-def _measured(summary: Summary) -> None:
+def _measured(run: RunFolder) -> None:
     """The verdict, and the figures it rests on."""
-    draw_decision(decide(summary))
+    summary = run.summary()
     speed = summary.speed or Speed()
+    decision_box(decide(summary), run)
     figures = [
         (f"tokens/s, {_WAYS[way]}", f"{rate.value:.1f}", ui.interval_line(rate, 1))
         for way, rate in speed.tokens_per_s.items()

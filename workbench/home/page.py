@@ -25,7 +25,6 @@ from workbench.shared import actions, chart_parts, queries, ui, watch
 from workbench.shared.method_names import SUPERVISION, method_name
 from workbench.shared.pages import page_of
 
-CARDS_PER_ROW = 3
 STEPS: tuple[tuple[str, str, str, str, dict[str, str]], ...] = (
     ("1. Watch", "See the target accept or reject each token that a draft proposes.", "Open Live", "live", {}),
     (
@@ -65,20 +64,22 @@ def lay_in() -> None:
     count = len(sample_folders())
     if count:
         actions.button(
-            f"Lay in {count} sample runs, measured elsewhere",
-            lambda: f"{len(lay_out_samples(queries.home(), asked=True))} sample runs were laid in.",
+            f"Add {count} sample runs, measured elsewhere",
+            lambda: f"{len(lay_out_samples(queries.home(), asked=True))} sample runs were added.",
             key="home-samples",
             icon=":material/inventory_2:",
         )
 
 
 def cards(best: pd.DataFrame) -> None:
-    """Draw a card for each row."""
-    rows = [best.iloc[start : start + CARDS_PER_ROW] for start in range(0, len(best), CARDS_PER_ROW)]
-    for row in rows:
-        for column, (_, run) in zip(st.columns(CARDS_PER_ROW), row.iterrows(), strict=False):
-            with column:
-                draft_card(run)
+    """Draw a card for each row, beside each other as far as each is wide enough for its figures (`theme`)."""
+    if best.empty:
+        return
+    with st.container(key="cards-samples" if best["sample"].any() else "cards-own"):
+        columns = st.columns(len(best))
+    for column, (_, run) in zip(columns, best.iterrows(), strict=True):
+        with column:
+            draft_card(run)
 
 
 def rivals(best: pd.Series) -> list[str]:
@@ -199,7 +200,7 @@ def machine() -> None:
     lines = []
     for check in checks:
         mark = ":green[:material/check_circle:]" if check.ok else ":orange[:material/build:]"
-        todo = "" if check.ok else f"  \n**What to do:** {ui.text(check.fix)}"
+        todo = "" if check.ok else f"  \n**What to do:** {ui.sentence(check.fix)}"
         lines.append(f"{mark} **{ui.text(check.name)}** :gray[{ui.text(check.condition)}]{todo}")
     st.markdown("  \n".join(lines))
 

@@ -64,7 +64,7 @@ def choose_start() -> starting.Start:
     files = "  \n".join(f"{ui.text(title)}: `recipes/{name}.yaml`" for name, title in titles.items())
     name = ui.choose_one("Starting point", list(titles), titles, "recipe", help=files, forget=("set",))
     start = starting.from_recipe(name)
-    st.caption(ui.text(start.about))
+    st.caption(ui.sentence(start.about))
     earlier = pickers.opens_on(pickers.offered(queries.runs()))
     if earlier and st.button("Start from an earlier run", key="some-run", icon=":material/content_copy:"):
         st.query_params.from_dict({"from": earlier})
@@ -153,8 +153,8 @@ def show_checks(checks: Sequence[Check]) -> None:
     with st.expander(f"Checks: {summary}", expanded=bool(failed + warned), icon=":material/fact_check:"):
         for check in sorted(checks, key=lambda check: ("failed", "warning", "ok").index(check.state)):
             icon, colour, word = STATES[check.state]
-            fix = f"  \n→ {ui.text(check.fix)}" if check.fix and check.state != "ok" else ""
-            st.markdown(f":{colour}-badge[{icon} {word}] **{check.name}** – {ui.text(check.message)}{fix}")
+            fix = f"  \n→ {ui.sentence(check.fix)}" if check.fix and check.state != "ok" else ""
+            st.markdown(f":{colour}-badge[{icon} {word}] **{check.name}** – {ui.sentence(check.message)}{fix}")
 
 
 def show_command(

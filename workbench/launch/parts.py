@@ -126,7 +126,7 @@ def _differs(form: Form, part: Part) -> bool:
 
 
 def _about(part: Part, note: str) -> None:
-    st.caption(f"{ui.text(part.section.__doc__ or '')} {note}".strip())
+    st.caption(f"{ui.sentence(part.section.__doc__ or '')} {note}".strip())
 
 
 def key_names() -> list[str]:

@@ -68,11 +68,11 @@ def _choose() -> Study | None:
 
 def _spec(name: str, shipped: dict[str, Path]) -> StudySpec:
     if name in shipped:
-        st.caption(ui.text(about(shipped[name])))
+        st.caption(ui.sentence(about(shipped[name])))
         return load_study(shipped[name])
     if from_findings.is_claim(name):
         decides = from_findings.deciding(name)
-        st.caption(ui.text(f"{decides.why[:1].upper()}{decides.why[1:]}."))
+        st.caption(ui.sentence(f"{decides.why[:1].upper()}{decides.why[1:]}."))
         return from_findings.spec(decides)
     return find(queries.home(), name.removeprefix("begun here: ").strip())
 

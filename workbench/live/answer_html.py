@@ -239,9 +239,17 @@ def error(error: DraftbenchError) -> str:
     """A box with what went wrong, why, and what to do."""
     lines = [f"<p><b>{html.escape(error.what)}</b></p>"]
     lines += [
-        f"<p>{name}: {html.escape(text)}</p>" for name, text in (("Why", error.why), ("What to do", error.fix)) if text
+        f"<p>{name}: {_sentence(text)}</p>" for name, text in (("Why", error.why), ("What to do", error.fix)) if text
     ]
     return _wrap(f'<div class="box" role="alert">{"".join(lines)}</div>')
+
+
+def _sentence(text: str) -> str:
+    """Escaped text; what stands between backticks, a command, is shown as code."""
+    parts = html.escape(text).split("`")
+    if len(parts) % 2 == 0:  # a backtick without another
+        return html.escape(text)
+    return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
 
 
 def not_here(wrong: Sequence[str]) -> str:

@@ -186,15 +186,18 @@ def prefill(request: gr.Request) -> list[Any]:
     """Fill the form from the page's URL. What the URL leaves out keeps its default; unknown values are reported."""
     params = {key: value for key, value in dict(request.query_params or {}).items() if value}
     named = [params[name] for name in ("run", "run2") if name in params]
+    missing = [name for name in named if not _decodable(name)]
     offer = offered(home(), named=named)
-    first = params.get("run") or (offer.drafts[0].run_id if offer.drafts else None)
+    asked, asked_second = ("" if params.get(name, "") in missing else params.get(name, "") for name in ("run", "run2"))
+    first = asked or (offer.drafts[0].run_id if offer.drafts else None)
     chosen = offer.of(first or "")
     key = chosen.target_key if chosen else None
     wanted = address.read(params, chosen.domain if chosen else "")
-    wrong = [f"there is no draft {name!r}" for name in named if not _decodable(name)] + wanted.wrong
-    second = offer.of(params.get("run2", ""))
+    wrong = [f"there is no draft {name!r}" for name in missing] + wanted.wrong
+    second = offer.of(asked_second)
     if chosen and second and second.target_key != key:
         wrong.append(f"{second.name} was trained for another target than {chosen.name}")
+        asked_second = ""
     if chosen and chosen.gamma:
         wanted.numbers.setdefault("gamma", chosen.gamma)
     switches = [
@@ -204,7 +207,7 @@ def prefill(request: gr.Request) -> list[Any]:
         *_shown(wanted.conversation),
         gr.update(choices=offer.targets(), value=key),
         gr.update(choices=_labels(offer.for_target(key)), value=first, info=_from(offer)),
-        gr.update(choices=_seconds(offer, key, first), value=params.get("run2") or ""),
+        gr.update(choices=_seconds(offer, key, first), value=asked_second),
         *(gr.update(value=wanted.numbers[n]) if n in wanted.numbers else gr.skip() for n in address.NUMBERS),
         gr.update(value=wanted.proposals) if wanted.proposals else gr.skip(),
         *switches,

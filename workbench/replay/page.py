@@ -11,7 +11,7 @@ from pathlib import Path
 import streamlit as st
 
 from engine.decode.events import Fate, Round, Token
-from engine.errors import DraftbenchError, did_you_mean
+from engine.errors import DraftbenchError
 from engine.runs.advice import measures_again
 from engine.runs.folder import RunFolder
 from engine.traces.measured import no_traces, prompt_texts, trace_of_run, traced_prompts
@@ -63,12 +63,11 @@ def pick(
     forget: tuple[str, ...] = (),
     names: dict[str, str] | None = None,
 ) -> str:
-    """A select box kept in the URL. Raises DraftbenchError if the URL asks for a value that is not an option."""
+    """A select box kept in the URL. If that asks for a value that is not an option, the first is shown, and said so."""
     named = named or st.query_params.get(key, options[0])
     if named not in options:
-        raise DraftbenchError(
-            f"there is no {label.lower()} {named!r} here", "the address names it", did_you_mean(named, options)
-        )
+        named = options[0]
+        url_warnings.not_here(key, named)
     st.session_state[f"pick_{key}"] = named
     return st.selectbox(
         label,
@@ -142,9 +141,9 @@ def measured_trace() -> Trace | None:
         return None
     left, middle, right = st.columns([3, 1, 2])
     with left:
-        first = named or pickers.opens_on(offered)
-        names = pickers.names(offered)
-        run_id = pick("Run", "run", list(offered.run_id), named=first, forget=("temperature", "prompt"), names=names)
+        names, first = pickers.names(offered), str(pickers.opens_on(offered))
+        run_ids = sorted(names, key=lambda run_id: run_id != first)  # what an address that names none opens on is first
+        run_id = pick("Run", "run", run_ids, forget=("temperature", "prompt"), names=names)
         if len(offered) < len(measured):
             st.caption(f"{len(offered)} of {len(measured)} measured runs have traces.")
     run = queries.folder(run_id)

@@ -42,7 +42,7 @@ def expected(run: RunFolder, server: str) -> None:
         )
     for note in (f"Times: {forecast.timed_on}" if forecast.timed_on else "", *forecast.notes):
         if note:
-            st.caption(ui.text(note))
+            st.caption(ui.sentence(note))
 
 
 def _rows(forecast: Expectations, server: str) -> dict[str, Expected]:
@@ -73,7 +73,7 @@ def variants(run: RunFolder, server: str, gamma: int | None) -> None:
             _passed(row.schedule.flags, dict(row.schedule.files), row.schedule.notes)
     elif row.schedule:
         for note in row.schedule.notes:
-            st.caption(ui.text(note))
+            st.caption(ui.sentence(note))
     lines = [f"{key}={value}" for key, value in row.synthetic.environment] + [row.synthetic.flags]
     with st.expander("To time the server before this draft is there, with any of its size", icon=":material/timer:"):
         if any(lines):
@@ -122,7 +122,7 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
         f"{interval(row.rates.tokens_per_round, 2)} tokens by its own count, 1 + accepted / rounds."
     )
     if row.worth:
-        st.info(ui.text(row.worth.sentence), icon=VERDICT_ICONS[row.worth.answer])
+        st.info(ui.sentence(row.worth.sentence), icon=VERDICT_ICONS[row.worth.answer])
     here = {
         f"batch size {cell.batch_size}" + ("" if cell.choice.best else " (best without a draft)"): cell.choice
         for cell in row.cells
@@ -132,11 +132,11 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
         indexed = queries.run(run.id)
         of = chart_parts.subject([indexed.domain], [indexed.target])
         note = (
-            f"{chart_parts.safe(of)}; context {forecast.schedule_context}, large mark: the gamma that is chosen, "
+            f"context {forecast.schedule_context}, large mark: the gamma that is chosen<br>"
             f"{chart_parts.interval_note(speed_charts.predicted(here))}"
         )
         ui.chart(
-            speed_charts.predicted_speedups(here, theme.mode(), note),
+            chart_parts.about(speed_charts.predicted_speedups(here, theme.mode(), note), of),
             key="predicted-speedups",
             name=f"{run.id}-predicted-speedups",
             alt="Predicted speed-up over plain decoding against gamma, a line per batch size, with intervals",
@@ -150,4 +150,4 @@ def _passed(flags: str, more: dict[str, str], notes: tuple[str, ...]) -> None:
             st.caption(name) if name else None
             st.code(text, language=None, wrap_lines=True)
     for note in notes:
-        st.caption(ui.text(note))
+        st.caption(ui.sentence(note))

@@ -49,4 +49,6 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
         return [(name, " ".join(str(item) for item in value))]
     if isinstance(value, list):
         return [row for place, inner in enumerate(value) for row in flat(inner, f"{name}[{place}]")]
+    if isinstance(value, float):
+        return [(name, f"{value:.6g}")]  # all its digits are in the JSON
     return [(name, "" if value is None else str(value))]

@@ -59,9 +59,9 @@ def _findings(server: str, check: preflight_job.Preflight) -> None:
     for finding in [*report.preflight, *([report.folder] if report.folder else [])]:
         box = st.error if finding.level == "refused" else st.warning
         box(
-            f"**{ui.text(finding.what)}**  \n{ui.text(finding.reason)}  \nFix: {ui.text(finding.fix)}",
+            f"**{ui.sentence(finding.what)}**  \n{ui.sentence(finding.reason)}  \nFix: {ui.sentence(finding.fix)}",
             icon=_LEVELS.get(finding.level, ":material/info:"),
         )
     for note in report.notes:
-        st.caption(ui.text(note))
+        st.caption(ui.sentence(note))
     st.caption(ui.text(f"Checked with {', '.join(check.started.options) or 'nothing set'}."))

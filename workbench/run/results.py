@@ -15,6 +15,7 @@ from engine.numbers import interval
 from engine.records.certificate import Certificate
 from engine.records.speed import Speed
 from engine.records.summary import Improvement, Metric, Served, Summary
+from engine.runs.advice import changes_of
 from engine.runs.folder import RunFolder
 from workbench.shared import chart_parts, downloads, queries, ui
 
@@ -52,7 +53,7 @@ def results(run: RunFolder, indexed: Run) -> None:
     exact = values[values.metric == "exact"]
     trained = exact[exact.draft == "trained"].sort_values("temperature")
     if indexed.summary.subject == "target alone":
-        target_alone(indexed, values)
+        target_alone(run, indexed, values)
         return
     if trained.empty:
         return
@@ -62,8 +63,10 @@ def results(run: RunFolder, indexed: Run) -> None:
     cards = [_exact_card(row, before, gains) for row in trained.itertuples()]
     cards += [_tau_card(row) for row in tau.sort_index().head(1).reset_index().itertuples()]
     cards += _speed_card(indexed, summary)
-    verdict(summary, values)
-    for place, (name, value, delta, note, help_text) in zip(st.columns(len(cards)), cards, strict=True):
+    verdict(run, summary, values)
+    with st.container(key="cards-results"):
+        places = st.columns(len(cards))
+    for place, (name, value, delta, note, help_text) in zip(places, cards, strict=True):
         with place.container(border=True, height="stretch"):
             st.metric(name, value, delta, help=help_text)
             st.caption(note)
@@ -84,10 +87,10 @@ def results(run: RunFolder, indexed: Run) -> None:
         )
 
 
-def target_alone(indexed: Run, values: pd.DataFrame) -> None:
+def target_alone(run: RunFolder, indexed: Run, values: pd.DataFrame) -> None:
     """Draw how fast a target decodes without a draft; there is nothing else to say of it."""
     summary = indexed.summary
-    verdict(summary, values)
+    verdict(run, summary, values)
     speed, where = summary.speed or Speed(), speed_words.measured_where(summary, indexed.provenance)
     ways = {"plain": "Plain decoding", "transformers": "Transformers' own generate", "served": "The server"}
     shown = [(name, speed.tokens_per_s[way]) for way, name in ways.items() if way in speed.tokens_per_s]
@@ -98,16 +101,17 @@ def target_alone(indexed: Run, values: pd.DataFrame) -> None:
     st.caption(ui.text(f"Batch size 1, temperature {speed.temperature:g}" + (f", on {where}" if where else "")))
 
 
-def verdict(summary: Summary, values: pd.DataFrame) -> None:
+def verdict(run: RunFolder, summary: Summary, values: pd.DataFrame) -> None:
     """Draw whether to serve the draft, why, and what would change that. `values`: the run's rates, as indexed."""
     columns = ["draft", "temperature", "metric", "value", "low", "high", "n_prompts"]
-    draw_decision(decide(summary, [Metric.model_validate(row) for row in values[columns].to_dict("records")]))
+    decision = decide(summary, [Metric.model_validate(row) for row in values[columns].to_dict("records")])
+    decision_box(decision, run)
 
 
-def draw_decision(decision: Decision) -> None:
-    """Draw the answer, its reasons, and what would change it."""
-    changes = "".join(f"\n- {ui.sentence(change)}" for change in decision.changes)
-    text = f"**{decision.answer.capitalize()}.** {ui.sentence('; '.join(decision.reasons))}."
+def decision_box(decision: Decision, run: RunFolder) -> None:
+    """Draw the answer in its colour, with its reasons and, in commands for this run, what would change it."""
+    changes = "".join(f"\n- {ui.sentence(change)}" for change in changes_of(decision, run))
+    text = f"**{decision.answer.capitalize()}:** {ui.sentence('; '.join(decision.reasons))}."
     {"serve it": st.success, "no gain": st.warning}.get(decision.answer, st.info)(
         text + (f"\n\nWhat would change it:{changes}" if changes else ""), icon=VERDICT_ICONS[decision.answer]
     )

@@ -80,17 +80,17 @@ def _one(run: RunFolder, kept: Kept) -> None:
     if kept.problem:
         st.warning(f"Left out: {ui.text(kept.problem)}", icon=":material/broken_image:")
     if not verdict.figures:
-        st.write(ui.text(verdict.sentence))
+        st.write(ui.sentence(verdict.sentence))
     else:
         frame = figures(verdict)
         st.dataframe(frame, hide_index=True, column_config=_COLUMNS, alt="Predicted and served figures with intervals")
     for place, cause in enumerate(verdict.causes[:_SHOWN_CAUSES], 1):
-        st.markdown(f"{place}. **{ui.text(cause.title)}**: {ui.text(cause.why)}  \n{ui.text(cause.fix)}")
+        st.markdown(f"{place}. **{ui.text(cause.title)}**: {ui.sentence(cause.why)}  \n{ui.sentence(cause.fix)}")
     if verdict.fix:
-        st.write(ui.text(verdict.fix))
+        st.write(ui.sentence(verdict.fix))
     notes = [*verdict.taken, *kept.measurement.notes]
     if notes:
-        st.caption("  \n".join(ui.text(note) for note in notes))
+        st.caption("  \n".join(ui.sentence(note) for note in notes))
     if verdict.places:
         indexed = queries.run(run.id)
         subject = chart_parts.subject([indexed.domain], [indexed.target])

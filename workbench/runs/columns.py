@@ -16,6 +16,7 @@ COLUMNS: dict[str, Any] = {
     ),
     "marks": _column.TextColumn(
         "Marks",
+        width=130,  # by itself it would be as narrow as the marks of the first runs
         help="★ baseline: the run that others are compared with. ● pinned: listed first. "
         "◇ sample: it came with Draftbench and was measured elsewhere. "
         "⚠ incomplete: part of the folder is missing or unreadable; see the column Problems.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,7 @@ INTERVAL = "95% interval over prompts"
 HOVER = "%{hovertext}<extra></extra>"  # user text is passed as data, never as a template
 
 _LINE_PX = 16  # height of a line of the second title
+_LINE_LETTERS = 68  # of a line in a figure of half the page, or on a telephone
 _PATTERNS = ("", "/", ".", "x", "-", "+", "\\")
 
 
@@ -40,9 +42,11 @@ def dress(figure: go.Figure, title: str, note: str, tone: str) -> go.Figure:
 
 def about(figure: go.Figure, subject: str) -> go.Figure:
     """The figure with what it is about, domain and target, in a line above its second: it must say so in a paper."""
-    lines = [line for line in (safe(subject), figure.layout.title.subtitle.text) if line]
-    margin = figure.layout.margin.t + (_LINE_PX if len(lines) > 1 else 0)
-    return figure.update_layout(title_subtitle_text="<br>".join(lines), margin_t=margin)
+    words = textwrap.wrap(subject, _LINE_LETTERS, break_on_hyphens=False)
+    lines = [line for line in (*map(safe, words), figure.layout.title.subtitle.text) if line]
+    shown = "<br>".join(lines)
+    margin = figure.layout.margin.t + _LINE_PX * shown.count("<br>")
+    return figure.update_layout(title_subtitle_text=shown, margin_t=margin)
 
 
 def subject(domains: Iterable[object], targets: Iterable[object]) -> str:

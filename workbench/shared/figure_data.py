@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,7 @@ def _rows(trace: Any, panel: str | None) -> list[dict[str, Any]]:
             start | {"x": _cell(_at(trace.x, column)), "y": _cell(_at(trace.y, row)), "value": _cell(value)}
             for row, line in enumerate(trace.z if trace.z is not None else [])
             for column, value in enumerate(line)
+            if value is not None and not math.isnan(value)
         ]
     if trace.type == "parcoords":
         return _dimensions(trace, start)

@@ -17,7 +17,9 @@ from plotly.subplots import make_subplots
 
 from engine.measure.definitions import RATES
 from workbench.shared import chart_parts as parts
-from workbench.shared import theme
+from workbench.shared import printing, theme
+
+_LABEL_LETTERS = 60  # a longer name of a draft goes on in the next line, and leaves room for its bar
 
 
 def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
@@ -29,6 +31,9 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
     """
     losses, scenarios, modes = (sorted(cells[c].unique()) for c in ("loss", "scenario", "mode"))
     sizes = cells.n_train.nunique() > 1
+    low, high = float(cells.value.min()), float(cells.value.max())
+    if not high > low:  # a scale of colours needs a range
+        low, high = low - 0.05, high + 0.05
     titles = [f"{parts.safe(mode)}" for mode in modes]
     figure = make_subplots(
         rows=1, cols=max(1, len(modes)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03
@@ -42,23 +47,27 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
     for place, mode in enumerate(modes, start=1):
         by_place = {(row.loss, row.scenario): row for row in cells[cells["mode"] == mode].itertuples()}
         grid = [[by_place.get((loss, scenario)) for scenario in scenarios] for loss in losses]
-        figure.add_heatmap(
-            z=[[math.nan if cell is None else cell.value for cell in line] for line in grid],
-            x=[parts.safe(s) for s in scenarios],
-            y=[parts.safe(loss) for loss in losses],
-            xgap=3,
-            ygap=3,
-            coloraxis="coloraxis",
-            text=[[parts.cell_text(cell, size=sizes) for cell in line] for line in grid],
-            texttemplate="%{text}",
-            hoverongaps=False,
-            textfont={"size": 12},
-            hovertext=[[parts.cell_hover(cell) for cell in line] for line in grid],
-            hovertemplate=parts.HOVER,
-            row=1,
-            col=place,
-        )
         filled = [cell for line in grid for cell in line if cell is not None]
+        letters = {cell.Index: theme.readable_on(theme.shade((cell.value - low) / (high - low))) for cell in filled}
+        # Plotly writes grey on grey in the middle of the scale: the cells with white letters are a map of their own
+        for colour in sorted(set(letters.values())):
+            shown = [[cell if cell and letters[cell.Index] == colour else None for cell in line] for line in grid]
+            figure.add_heatmap(
+                z=[[math.nan if cell is None else cell.value for cell in line] for line in shown],
+                x=[parts.safe(s) for s in scenarios],
+                y=[parts.safe(loss) for loss in losses],
+                xgap=3,
+                ygap=3,
+                coloraxis="coloraxis",
+                text=[[parts.cell_text(cell, size=sizes) for cell in line] for line in shown],
+                texttemplate="%{text}",
+                hoverongaps=False,
+                textfont={"size": 12, "color": colour},
+                hovertext=[[parts.cell_hover(cell) for cell in line] for line in shown],
+                hovertemplate=parts.HOVER,
+                row=1,
+                col=place,
+            )
         figure.add_scatter(  # a heat map cannot be clicked: a mark that is not seen lies on each cell
             x=[parts.safe(cell.scenario) for cell in filled],
             y=[parts.safe(cell.loss) for cell in filled],
@@ -79,6 +88,8 @@ def heat_map(cells: pd.DataFrame, tone: str, note: str = "") -> go.Figure:
     figure.update_layout(
         coloraxis={
             "colorscale": theme.SEQUENTIAL,
+            "cmin": low,
+            "cmax": high,
             "colorbar": {"title": {"text": "acceptance", "side": "right"}, "thickness": 12},
         },
         height=176 + 88 * max(1, len(losses)),
@@ -96,9 +107,11 @@ def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go
     """
     note = note or parts.interval_note(frame)
     figure, shown = parts.titled(f"{RATES[metric].title}{parts.unit(metric)}", note, tone), False
+    lines = 2  # of the longest label
     for place, row in enumerate(frame.itertuples()):
         name = parts.safe(row.label)
-        line = f"{name}<br>{parts.with_interval(row)}"
+        line = f"{printing.broken(name, _LABEL_LETTERS)}<br>{parts.with_interval(row)}"
+        lines = max(lines, 1 + line.count("<br>"))
         figure.add_bar(
             y=[line],
             x=[row.value],
@@ -129,7 +142,7 @@ def rate_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> go
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
     figure.update_xaxes(rangemode="tozero")
     figure.update_traces(error_x_color=theme.TONES[tone].text, selector={"type": "bar"})
-    figure.update_layout(height=150 + 54 * max(1, len(frame)), barmode="overlay")
+    figure.update_layout(height=150 + (18 + 18 * lines) * max(1, len(frame)), barmode="overlay")
     return figure
 
 

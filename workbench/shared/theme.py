@@ -11,6 +11,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
+from plotly.colors import sample_colorscale, unlabel_rgb
 
 from engine.decode.events import MARKS
 from workbench.shared import tokens
@@ -37,6 +38,21 @@ TONES = {
     "light": Tone("#16202a", "#5b6873", "#dfe6eb", "#ffffff"),
     "dark": Tone("#e8eef3", "#a3b1bd", "#2d3a45", "#10161c"),
 }
+
+
+def shade(share: float) -> str:
+    """The colour of `SEQUENTIAL` at a share of its range, from 0 to 1: 'rgb(12, 34, 56)'."""
+    return str(sample_colorscale(SEQUENTIAL, min(1.0, max(0.0, share)))[0])
+
+
+def readable_on(background: str) -> str:
+    """Black or white, whichever has more contrast (WCAG 2.2) to 'rgb(12, 34, 56)': at least 4.5 to any colour."""
+    red, green, blue = (
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in (number / 255 for number in unlabel_rgb(background))
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
 
 
 def mode() -> str:
@@ -96,6 +112,12 @@ _PAGE_CSS = """
 .block-container{padding-top:3rem;padding-bottom:4rem;max-width:1440px}
 h1{letter-spacing:-.01em}
 .purpose{font-size:1.04rem;opacity:.78;margin:-.7rem 0 .9rem}
+[class*="st-key-cards-"]>[data-testid="stLayoutWrapper"]>[data-testid="stHorizontalBlock"]{display:grid;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr))}
+.st-key-cards-results>[data-testid="stLayoutWrapper"]>[data-testid="stHorizontalBlock"]{
+grid-template-columns:repeat(auto-fit,minmax(min(100%,14rem),1fr))}
+[class*="st-key-cards-"]>[data-testid="stLayoutWrapper"]>[data-testid="stHorizontalBlock"]>[data-testid="stColumn"]{
+width:auto;min-width:0}
 [class*="st-key-wide-"]{overflow-x:auto}
 [class*="st-key-wide-"]>*{min-width:840px}
 """

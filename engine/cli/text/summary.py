@@ -9,11 +9,14 @@ from engine.cli.text import console
 from engine.measure import speed_words
 from engine.measure.decision import decide
 from engine.numbers import MISSING, is_number, number, share
+from engine.paths import home
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
 from engine.records.provenance import Provenance
 from engine.records.speed import Speed
 from engine.records.summary import Served, Summary
+from engine.runs.advice import changes_of
+from engine.runs.folder import RunFolder
 
 _DEFINITIONS = (
     "exact: mean of sum min(p, q) over the target's own text; argmax: mean of p(argmax q) over it; "
@@ -48,7 +51,7 @@ def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
         console.table("", ["", "before", "trained", "paired change"], _acceptance_rows(measured))
     console.paragraph(_SERVED_DEFINITIONS if served else _DEFINITIONS)
     servers()
-    verdict(measured)
+    verdict(measured, run_id)
     if measured.speed:
         _speed(measured.speed, speed_words.measured_where(measured, provenance))
     if served:
@@ -63,10 +66,10 @@ def _target_alone(run_id: str, measured: Summary, provenance: Provenance) -> Non
     where = speed_words.measured_where(measured, provenance)
     if measured.served is not None:
         console.line(f"{run_id}\nthe served model {conditions.served_by}, timed over the network; nothing was trained")
-        verdict(measured)
+        verdict(measured, run_id)
         return
     console.line(f"{run_id}\nthe target alone, {conditions.precision} on {conditions.where}; nothing was trained")
-    verdict(measured)
+    verdict(measured, run_id)
     console.line("")
     console.paragraph(
         f"speed at T={speed.temperature:g}, batch 1, {speed.threads} threads, {conditions.heldout_prompts} prompts; "
@@ -76,13 +79,13 @@ def _target_alone(run_id: str, measured: Summary, provenance: Provenance) -> Non
         console.paragraph(f"measured on {where}", indent=2)
 
 
-def verdict(measured: Summary) -> None:
+def verdict(measured: Summary, run_id: str) -> None:
     """Print whether to serve the draft, why, and what would change that."""
     decision = decide(measured)
     console.line("")
     console.paragraph(decision.sentence)
-    if decision.changes:
-        console.paragraph("what would change it: " + "; ".join(decision.changes), indent=2)
+    if changes := changes_of(decision, RunFolder(home().run(run_id))):
+        console.paragraph("what would change it: " + "; ".join(changes), indent=2)
 
 
 def servers() -> None:

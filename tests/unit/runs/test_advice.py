@@ -11,9 +11,10 @@ import pytest
 from engine.errors import DraftbenchError
 from engine.export.export_run import export_run
 from engine.jobs import queue
+from engine.measure.decision import Decision
 from engine.paths import home
 from engine.records.status import Status
-from engine.runs.advice import gives_a_draft, measures_again
+from engine.runs.advice import changes_of, gives_a_draft, measures_again
 from engine.runs.drafts import draft_folder
 from engine.runs.execution import measure_again
 from engine.runs.folder import RunFolder
@@ -55,6 +56,20 @@ def test_a_damaged_summary_and_a_done_run_are_not_sent_to_a_measurement_that_can
     with pytest.raises(DraftbenchError, match="is damaged") as caught:
         bare.summary()
     assert "draftbench measure" not in caught.value.fix
+
+
+def test_what_would_change_a_verdict_names_the_run_and_a_command_that_it_can_be_given(finished_home: Path):
+    run = RunFolder.open(home(), "latest")
+    decision = Decision("not decided yet", (), ("time it: `draftbench measure RUN --set a=1`", "`draftbench show RUN`"))
+    assert changes_of(decision, run) == (
+        f"time it: `draftbench measure {run.id} --set a=1`",
+        f"`draftbench show {run.id}`",
+    )
+    shutil.rmtree(run.path / "draft")
+    assert changes_of(decision, run) == (
+        f"time it: `draftbench run {run.path / 'config.yaml'} --set a=1` (trains it again: its weights are not here)",
+        f"`draftbench show {run.id}`",
+    )
 
 
 @pytest.mark.parametrize(("state", "said"), [("failed", "run --resume"), ("running", "wait"), ("queued", "wait")])

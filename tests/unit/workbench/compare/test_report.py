@@ -441,3 +441,9 @@ def test_figures_are_pictures_where_a_chrome_is(monkeypatch: pytest.MonkeyPatch)
     assert page.count("data:image/svg+xml;base64,") == 3
     assert "<script" not in page
     assert len(page) < 100_000
+
+
+def test_a_setting_of_a_table_is_broken_at_its_dots_and_underscores_alone():
+    shown = report.table(pd.DataFrame({"key": ["train.batch_size", "A · 0.5 <b>"], "value": ["a.b_c", 1]}))
+    assert "<td>train.<wbr>batch_<wbr>size</td><td>a.b_c</td>" in shown
+    assert "<td>A · 0.5 &lt;b&gt;</td>" in shown

@@ -228,3 +228,8 @@ def test_names_are_text_in_figures(tone: str):
 def test_what_keeps_runs_apart_is_reported_briefly():
     assert view.differences({"train.epochs": ("1.0", "5.0")}) == "train.epochs (1.0 and 5.0)"
     assert len(view.differences({"x": ("a" * 100, "b")})) < 50
+
+
+def test_sizes_on_a_log_axis_are_named_where_there_is_room():
+    assert findings_figures.apart([50, 200, 300, 621, 778, 50]) == [50, 200, 300, 778]
+    assert findings_figures.apart([]) == []

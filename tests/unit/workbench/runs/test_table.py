@@ -344,10 +344,11 @@ def test_weights_and_files_are_listed_with_sizes_and_links_are_left_out(tmp_path
 
 
 def test_nested_provenance_becomes_rows():
-    assert origin.flat({"a": {"b": 1}, "c": ["x", 2], "d": [{"e": None}]}) == [
+    assert origin.flat({"a": {"b": 1}, "c": ["x", 2], "d": [{"e": None}], "f": 308.6401523680033}) == [
         ("a.b", "1"),
         ("c", "x 2"),
         ("d[0].e", ""),
+        ("f", "308.64"),
     ]
 
 

@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+from plotly.colors import unlabel_rgb
 
 from engine.records.interval import Interval
 from engine.records.speed import ForwardSeconds, GammaRow, Speed
-from workbench.shared import learning_curve, rate_charts, speed_charts
+from workbench.shared import chart_parts, learning_curve, rate_charts, speed_charts, theme
 
 EVIL = "<img src=x onerror=alert(1)> %{x} & <b>bold</b>"
 LABELS = {"r1": f"A · {EVIL}", "r2": "B · plain"}
@@ -184,7 +186,51 @@ def test_more_groups_than_symbols_still_look_different():
     assert len({(t.marker.symbol, t.marker.color) for t in points}) == 12
 
 
+def test_letters_on_every_colour_of_the_heat_map_can_be_read():
+    """WCAG 2.2 asks for a contrast of 4.5."""
+
+    def luminance(colour: str) -> float:
+        parts = [value / 255 for value in unlabel_rgb(colour)]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts]
+        return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for share in np.linspace(0, 1, 41):
+        background = theme.shade(float(share))
+        above, below = sorted((luminance(background), {"#ffffff": 1.0, "#000000": 0.0}[theme.readable_on(background)]))
+        assert (below + 0.05) / (above + 0.05) >= 4.5, background
+    maps = [trace for trace in rate_charts.heat_map(cells(), "light").data if trace.type == "heatmap"]
+    assert sum(int(np.isfinite(np.array(trace.z, float)).sum()) for trace in maps) == len(cells())
+    assert all(trace.textfont.color in ("#000000", "#ffffff") for trace in maps)
+
+
+def test_one_value_has_a_scale_of_colours_around_it():
+    axis = rate_charts.heat_map(cells().iloc[:1], "light").layout.coloraxis
+    value = float(cells().value.iloc[0])
+    assert (axis.cmin, axis.cmax) == (pytest.approx(value - 0.05), pytest.approx(value + 0.05))
+
+
 def test_cells_of_the_heat_map_tell_their_size_where_it_differs():
     """A cell of 1,600 queries beside one of 200 says little of the losses."""
     assert "1,600 queries" in rate_charts.heat_map(cells(), "light").to_json()
     assert "queries" not in rate_charts.heat_map(cells().assign(n_train=200.0), "light").to_json()
+
+
+def test_a_long_name_goes_on_in_another_line_and_leaves_room_for_its_bar():
+    long = rated().assign(label=["A · " + "word_" * 24, "B"])
+    figure, short = rate_charts.rate_bars(long, "exact", "light"), rate_charts.rate_bars(rated(), "exact", "light")
+    lines = figure.data[0].y[0].split("<br>")
+    assert max(map(len, lines)) <= 60
+    assert "".join(lines[:-1]).replace(" ", "") == long.label.iloc[0].replace(" ", "")
+    assert figure.layout.height > short.layout.height
+
+
+def test_what_a_figure_is_about_goes_on_in_another_line():
+    figure = chart_parts.titled("t", "n = 2", "light")
+    above = figure.layout.margin.t
+    figure = chart_parts.about(
+        figure, "a domain with a very long name for customers; target one <b> and another, as well"
+    )
+    *subject, note = figure.layout.title.subtitle.text.split("<br>")
+    assert (len(subject), note) == (2, "n = 2")
+    assert "&lt;b&gt;" in " ".join(subject)
+    assert figure.layout.margin.t == above + 2 * 16
