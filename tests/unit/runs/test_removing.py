@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -146,3 +147,27 @@ def test_the_commands_remove_list_and_restore(draftbench: Draftbench):
     assert RunFolder.open(home(), run.id).path.is_dir()
     refused = draftbench("runs", "restore", run.id)
     assert (refused.code, "no removed run" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_a_removal_that_nobody_confirms_is_refused_in_words(
+    answer: str, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    run = make()
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    refused = draftbench("runs", "remove", run.id, "--json")
+    assert (refused.code, "not confirmed" in refused.json()["error"]["what"]) == (2, True)
+    assert "--yes" in refused.err
+    assert run.path.is_dir()
+
+
+def test_ctrl_c_at_the_question_is_a_stop(draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch):
+    class Stopped(io.StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            raise KeyboardInterrupt
+
+    run = make()
+    monkeypatch.setattr("sys.stdin", Stopped())
+    stopped = draftbench("runs", "remove", run.id, "--json")
+    assert (stopped.code, stopped.json()["error"]["what"]) == (130, "stopped")
+    assert run.path.is_dir()
