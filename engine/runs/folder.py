@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
 _STAMP = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}")  # what `create` adds to a recipe's name
+_STAMP_LENGTH = len("-20260101-120000-0f3a")
 _MOST_LISTED = 5  # ids in an error
 _STUCK_S = 10.0  # after which a process that was asked to stop does not do so by itself
 _HEARTBEAT_S = 2.0  # at most this often is the status file rewritten for progress alone
@@ -92,7 +93,7 @@ class RunFolder:
     @staticmethod
     def open(home: Home, name: str) -> RunFolder:
         """The run of that id or folder, the only run of a recipe of that name, or the only one whose id starts with it;
-        `latest`, or `latest~1` for the one before."""
+        `latest`, or `latest~1` for the one before. A whole id names no other run, such as a copy with a longer name."""
         latest = _LATEST.fullmatch(name)
         if latest is None:
             if is_run_name(name) and _is_there(home.runs / name):
@@ -105,7 +106,8 @@ class RunFolder:
             if back < len(known):
                 return RunFolder(home.run(known[back]))
             raise _unknown(home, name, known, f"there are {len(known)} runs in {home.runs}")
-        matching = [run_id for run_id in known if run_id.startswith(name)]
+        is_whole = _STAMP.search(name, max(0, len(name) - _STAMP_LENGTH)) is not None
+        matching = [run_id for run_id in known if run_id.startswith(name) and not is_whole]
         named = [
             run_id for run_id in matching if _STAMP.fullmatch(run_id[len(name) :])
         ]  # lora-..., not lora-biology-...

@@ -281,3 +281,13 @@ class Frozen(datetime):
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Frozen:
         return cls(2026, 1, 1, tzinfo=tz)
+
+
+def test_a_whole_id_does_not_name_a_copy_with_a_longer_name(made: Recipe):
+    run = create(made)
+    copy = run.path.rename(run.path.with_name(f"{run.id}-backup"))
+    with pytest.raises(DraftbenchError, match="unknown run") as refused:
+        RunFolder.open(home(), run.id)
+    assert copy.name in refused.value.fix
+    assert RunFolder.open(home(), f"{run.id}-b").path == copy
+    assert RunFolder.open(home(), run.id[:-1]).path == copy
