@@ -25,7 +25,9 @@ def runs(
     deleted: Annotated[
         bool, typer.Option("--deleted", help="List removed runs that can still be restored instead.")
     ] = False,
-    archived: Annotated[bool, typer.Option("--archived", help="List archived runs too.")] = False,
+    archived: Annotated[
+        bool, typer.Option("--archived", help="List archived runs too. Those at work always are.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first. Subcommands cancel, archive, remove or restore a run.
@@ -53,7 +55,7 @@ def runs(
 
         kept = set(runs_where(home(), where))
         rows = [row for row in rows if row["run"] in kept]
-    shown = [row for row in rows if archived or not row["archived"]]
+    shown = [row for row in rows if archived or not row["archived"] or row["state"] in ("queued", "running")]
     hidden = len(rows) - len(shown)
     if as_json:
         console.print_json(shown)

@@ -179,7 +179,7 @@ def folder(run_id: str) -> RunFolder:
     run = RunFolder.open(home(), run_id)
     if run.id != run_id:
         raise DraftbenchError(
-            f"there is no run {run_id!r} any more", f"it is not in {home().runs}", "reload the page to see those there are"
+            f"there is no run {run_id!r} any more", f"it is not in {home().runs}", "reload the page to see which are"
         )
     return run
 

@@ -257,6 +257,7 @@ def test_events_of_a_run_that_was_resumed_very_often_are_read_in_a_moment():
 
 def test_an_archived_run_is_listed_only_if_asked_for(draftbench: Draftbench, tmp_path: Path):
     kept, hidden = make("kept"), make("hidden")
+    hidden.set_status(state="done")
     assert draftbench("runs", "archive", hidden.id).code == 0
     assert [row["run"] for row in draftbench("runs", "--json").json()] == [kept.id]
     shown = draftbench("runs").out
@@ -264,7 +265,9 @@ def test_an_archived_run_is_listed_only_if_asked_for(draftbench: Draftbench, tmp
     assert hidden.id in draftbench("runs", "--archived").out
     assert {row["run"] for row in draftbench("runs", "--archived", "--json").json()} == {kept.id, hidden.id}
     assert [row["run"] for row in draftbench("runs", "--where", "state = 'queued'", "--json").json()] == [kept.id]
-    (home().index).unlink()
+    hidden.set_status(state="running", **process_identity())
+    assert len(draftbench("runs", "--json").json()) == 2  # somebody keeps the machine busy
+    home().index.unlink()
     home().index.mkdir()  # then the folders are read
     assert [row["archived"] for row in list_runs(home())].count(True) == 1
 
