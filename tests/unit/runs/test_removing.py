@@ -19,6 +19,7 @@ from engine.runs.labels import change_labels
 from engine.runs.removing import removal_of, remove_run
 from tests.unit.conftest import Draftbench
 from tests.unit.runs.test_damaged import make
+from workbench.runs import removed
 
 
 def whole(folder: Path) -> dict[str, bytes]:
@@ -85,6 +86,19 @@ def test_of_two_removed_under_one_name_the_later_is_restored():
         remove_run(home(), run)
     trash.restore(home(), run.id)
     assert (run.path / "which.txt").read_text() == "second"
+
+
+def test_each_row_of_the_list_restores_its_own_of_two_under_one_name():
+    run = make()
+    for text in ("first", "second"):
+        run.path.mkdir(exist_ok=True)
+        (run.path / "which.txt").write_text(text)
+        remove_run(home(), run)
+    _, earlier = trash.removed_runs(home())
+    assert removed._restore(earlier) == f"Restored {run.id}."
+    assert (run.path / "which.txt").read_text() == "first"
+    with pytest.raises(DraftbenchError, match="no removed run"):
+        trash.restore(home(), run.id, earlier.removed_at)
 
 
 def test_what_it_frees_counts_no_file_that_another_folder_shares(tmp_path: Path):
