@@ -91,14 +91,27 @@ def run_id_of(name: str) -> str:
 
 def home() -> Home:
     """`DRAFTBENCH_HOME`, or the platform's folder for user data."""
-    folder = os.environ.get("DRAFTBENCH_HOME")
-    return Home(Path(folder).expanduser() if folder else Path(platformdirs.user_data_path("draftbench")))
+    return Home(_chosen("DRAFTBENCH_HOME") or Path(platformdirs.user_data_path("draftbench")))
 
 
 def cache_dir() -> Path:
     """`DRAFTBENCH_CACHE`, or the platform's cache folder: fetched files, shared by homes."""
-    folder = os.environ.get("DRAFTBENCH_CACHE")
-    return Path(folder).expanduser() if folder else Path(platformdirs.user_cache_path("draftbench"))
+    return _chosen("DRAFTBENCH_CACHE") or Path(platformdirs.user_cache_path("draftbench"))
+
+
+def _chosen(variable: str) -> Path | None:
+    """The folder that an environment variable names; None if it is not set. `~` is the user's own folder."""
+    folder = os.environ.get(variable)
+    if not folder:
+        return None
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise DraftbenchError(
+            f"{variable}={printable(folder)}: there is no such user here",
+            "~NAME is the folder of the user NAME",
+            f"set {variable} to the whole path of a folder",
+        ) from None
 
 
 def resolve_input(path: str, relative_to: Path | None = None) -> Path:

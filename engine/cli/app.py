@@ -105,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _report(error, as_json)
     except (Cancelled, KeyboardInterrupt) as stop:
         code = _report_stop(str(stop), as_json)
+    except typer.Abort as unconfirmed:
+        code = _report_unconfirmed(unconfirmed, as_json)
     except Exception as error:
         code = _report_or_raise(error, as_json)
     sys.exit(code if isinstance(code, int) else 0)
@@ -136,6 +138,21 @@ def _report_stop(name: str, as_json: bool) -> int:
     again = f"`draftbench run --resume {name}`" if RunFolder.exists(home(), name) else "the same command"
     fix = f"{again} continues from there" if name else ""
     return _report(DraftbenchError("stopped", "finished work is kept", fix), as_json, _STOPPED)
+
+
+def _report_unconfirmed(unconfirmed: typer.Abort, as_json: bool) -> int:
+    """Report a question that was answered with no, by Ctrl-C, or by nobody."""
+    cut_off = unconfirmed.__context__
+    if cut_off is not None:
+        typer.echo(err=True)  # the question left its line open
+    if isinstance(cut_off, KeyboardInterrupt):
+        return _report_stop("", as_json)
+    error = DraftbenchError(
+        "not confirmed: nothing was changed",
+        "the question was answered with no, or there was nobody to answer it",
+        "answer with y, or add --yes to go on without a question",
+    )
+    return _report(error, as_json)
 
 
 def _report_or_raise(error: Exception, as_json: bool) -> int:

@@ -25,6 +25,9 @@ def runs(
     deleted: Annotated[
         bool, typer.Option("--deleted", help="List removed runs that can still be restored instead.")
     ] = False,
+    archived: Annotated[
+        bool, typer.Option("--archived", help="List archived runs too. Those at work always are.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first. Subcommands cancel, archive, remove or restore a run.
@@ -52,13 +55,18 @@ def runs(
 
         kept = set(runs_where(home(), where))
         rows = [row for row in rows if row["run"] in kept]
+    shown = [row for row in rows if archived or not row["archived"] or row["state"] in ("queued", "running")]
+    hidden = len(rows) - len(shown)
     if as_json:
-        console.print_json(rows)
-    elif rows:
-        listing.runs(rows)
-    elif where is not None:
+        console.print_json(shown)
+        return
+    if shown:
+        listing.runs(shown)
+    if hidden:
+        console.line(f"{hidden} archived run{'s' if hidden > 1 else ''} not listed: `draftbench runs --archived`")
+    elif not shown and where is not None:
         console.line("no run fulfils the condition")
-    else:
+    elif not shown:
         console.line(f"there are no runs in {home().runs}; start one with `draftbench run recipes/quickstart.yaml`")
         console.line("`draftbench runs samples` adds the finished runs that come with Draftbench")
 
@@ -67,7 +75,7 @@ def runs(
 def samples(as_json: Json = False) -> None:
     """Add the finished sample runs to your home.
 
-    The workbench does the same on its first start.
+    The workbench does the same on its first start. Samples that were removed come back.
 
     \b
     Example:
@@ -75,13 +83,13 @@ def samples(as_json: Json = False) -> None:
     """
     from engine.runs.samples import lay_out_samples, sample_folders
 
-    added = lay_out_samples(home())
+    added = lay_out_samples(home(), asked=True)
     if as_json:
         console.print_json({"home": str(home().root), "added": added})
     else:
         console.line(f"added {len(added)} of {len(sample_folders())} sample runs to {home().runs}")
         if not added:
-            console.line("they were all added before, or DRAFTBENCH_SAMPLES=0 is set")
+            console.line("all of them are there")
 
 
 @runs_app.command("cancel")

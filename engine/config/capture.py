@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from engine.config.section import MOST_TOKENS, PACE, TEMPERATURE, Mark, Section, used_unless
 
+KEY_VARIABLE = r"^[A-Z_][A-Z0-9_]*$"  # capitals only: a key put in its place by mistake is no such name
 Url = Annotated[str, Field(pattern=r"^https?://")]
 
 
@@ -39,7 +40,7 @@ class ServerSpec(Section):
     )
     key_env: Annotated[str | None, PACE] = Field(
         None,
-        pattern=r"^[A-Z_][A-Z0-9_]*$",  # capitals only: a key put here by mistake is no such name
+        pattern=KEY_VARIABLE,
         title="Variable that holds the key",
         description="environment variable, in capital letters, that holds the key; its value is never written anywhere",
     )

@@ -20,8 +20,8 @@ import pyarrow as pa
 from pyarrow import json as pa_json
 
 from engine.errors import DraftbenchError, did_you_mean
-from engine.index.connection import reading
 from engine.index.efforts import efforts
+from engine.index.ingest import reading_up_to_date
 from engine.index.queries import overview
 from engine.paths import Home
 
@@ -46,8 +46,8 @@ _TABLE = re.compile(r"Table with name (\S+) does not exist")
 
 
 def runs_where(home: Home, expression: str) -> list[str]:
-    """Ids of the runs of a home for which the expression is true, newest first; the index is as it is."""
-    with reading(home.index) as con:
+    """Ids of the runs of a home for which the expression is true, newest first."""
+    with reading_up_to_date(home) as con:
         table = wide_table(con)
     return matching_runs(table, expression)
 

@@ -6,11 +6,12 @@ moment: of two processes that index the same run, the later one wins with the la
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,6 +91,23 @@ def ingest_all(home: Home, timeout_s: float = TIMEOUT_S, *, quick: bool = False)
         return _ingest_all(home, timeout_s, quick=quick)
     except IndexDamagedError as error:
         return _repair(home, error, timeout_s)
+
+
+@contextlib.contextmanager
+def reading_up_to_date(home: Home, timeout_s: float = TIMEOUT_S) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the index, brought up to date; where that is impossible, to one made in memory for this alone.
+
+    The home may only be read, its disk may be full, a newer version may have written its index.
+    """
+    try:
+        ingest_all(home, timeout_s)
+    except (DraftbenchError, OSError):
+        with open_private(Path(":memory:")) as con:
+            _ingest_runs(con, home)
+            yield con
+        return
+    with reading(home.index, timeout_s) as con:
+        yield con
 
 
 def _ingest_all(home: Home, timeout_s: float, *, quick: bool = False) -> IngestReport:
@@ -216,12 +234,17 @@ def forget(home: Home, run_ids: Sequence[str], timeout_s: float = TIMEOUT_S) -> 
 
 def _ingest_private(database: Path, home: Home) -> IngestReport:
     """Bring a database that no one else knows up to date with all run folders."""
+    with open_private(database) as con:
+        report = _ingest_runs(con, home)
+        con.execute("CHECKPOINT")  # closing would do it too, but without a word if it fails
+    return report
+
+
+def _ingest_runs(con: duckdb.DuckDBPyConnection, home: Home) -> IngestReport:
     report = IngestReport()
     folders = [home.runs.absolute() / name for name in run_names(home)]
-    with open_private(database) as con:
-        for start in range(0, len(folders), _AT_ONCE):
-            _ingest_into(con, folders[start : start + _AT_ONCE], home, report)
-        con.execute("CHECKPOINT")  # closing would do it too, but without a word if it fails
+    for start in range(0, len(folders), _AT_ONCE):
+        _ingest_into(con, folders[start : start + _AT_ONCE], home, report)
     return report
 
 

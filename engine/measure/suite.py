@@ -10,6 +10,7 @@ measure/summary.json        metrics with intervals, conditions, cost model, cert
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -48,6 +49,7 @@ from engine.records.speed import MachineLoad
 from engine.records.summary import BatchSizes, Conditions, Metric, OtherSystems, Summary
 
 ACCEPTANCE_RULE = "sampled: u < p/q, q the sampled distribution; greedy: one-hot p and q"
+_SUMMARY = Path(Summary.FILE).name
 _TRACE_BATCH = 12
 _SELF_DRAFT_TOKENS = 16  # of a prompt, its last ones
 PAIR_DRAWS = 4000  # of the chi-square of the pair, at all its places
@@ -62,18 +64,33 @@ class Measured:
     tables: dict[str, pd.DataFrame]
 
     def save(self, folder: Path) -> None:
-        """Write tables first, the summary last: a summary means the tables are whole, and all of this measurement."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Replace the measurement in the folder: a summary there means the tables are whole, and all of the same one.
+
+        Everything is written beside it first. So a disk that is full, or a kill, costs no earlier measurement.
+        """
+        new = folder / ".new"
         with disk_errors(folder):
-            (folder / Path(Summary.FILE).name).unlink(missing_ok=True)
-            for name, table in self.tables.items():
-                temporary = folder / f".{name}.new"
-                table.to_parquet(temporary, index=False)
-                temporary.replace(folder / f"{name}.parquet")
-            for earlier in folder.glob("*.parquet"):
-                if earlier.stem not in self.tables:
-                    earlier.unlink()
-        write_json(folder / Path(Summary.FILE).name, self.summary.document())
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            try:
+                for name, table in self.tables.items():
+                    table.to_parquet(new / f"{name}.parquet", index=False)
+                write_json(new / _SUMMARY, self.summary.document())
+                _put_in_place(new, folder)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Move the files of a measurement from `new` to `folder`, where nothing but it stays; the summary last."""
+    (folder / _SUMMARY).unlink(missing_ok=True)
+    tables = {table.name for table in new.glob("*.parquet")}
+    for name in sorted(tables):
+        (new / name).replace(folder / name)
+    for earlier in folder.glob("*.parquet"):
+        if earlier.name not in tables:
+            earlier.unlink()
+    (new / _SUMMARY).replace(folder / _SUMMARY)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,10 @@ Temperature = Annotated[float, Field(strict=False)]
 """A sampling temperature as the key of a JSON object, where it is a text: '0.7'."""
 
 
+class NewerDocumentError(DraftbenchError):
+    """A later version of Draftbench wrote the document: it is whole, and to write it anew would lose what it says."""
+
+
 class Part(BaseModel):
     """Part of a document. Every field has a default: an earlier version may not have written it."""
 
@@ -136,7 +140,8 @@ class Record(Part):
         where = path or Path(cls.FILE)
         number = document.get("schema", 0)
         if not isinstance(number, int) or not 0 <= number <= cls.SCHEMA:
-            raise DraftbenchError(
+            is_newer = isinstance(number, int) and number > cls.SCHEMA
+            raise (NewerDocumentError if is_newer else DraftbenchError)(
                 f"{where} has schema {shown(number)}; this version of Draftbench knows up to {cls.SCHEMA}",
                 "a newer Draftbench wrote it",
                 "update Draftbench",

@@ -32,8 +32,9 @@ from filelock import FileLock, Timeout
 from engine.errors import DraftbenchError
 from engine.fileio import disk_errors, write_atomic
 from engine.paths import Home, is_run_name, run_id_of
-from engine.records.files import CONFIG, STATUS, SUMMARY
+from engine.records.files import CONFIG, LOCK, STATUS, SUMMARY
 from engine.records.folders import DAMAGED, run_names
+from engine.records.record import NewerDocumentError
 from engine.records.status import Status, StopNote
 from engine.records.values import utc
 from engine.runs.process import now, present_state, process_identity, this_host
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _LATEST = re.compile(r"latest(?:~(\d{1,6}))?")
 _STAMP = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}")  # what `create` adds to a recipe's name
+_STAMP_LENGTH = len("-20260101-120000-0f3a")
 _MOST_LISTED = 5  # ids in an error
 _STUCK_S = 10.0  # after which a process that was asked to stop does not do so by itself
 _HEARTBEAT_S = 2.0  # at most this often is the status file rewritten for progress alone
@@ -67,8 +69,7 @@ class RunFolder:
         """Create the folder with its recipe and first status; the id is the recipe's name, the time and random hex."""
         from engine.config.reading import dump_recipe  # the schema, which a list of states does without
 
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        run = RunFolder(home.run(f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"))
+        run = _unused(home, recipe.name)
         begun = RunFolder(run.path.with_name(f".{run.path.name}.new"))  # hidden: half a run is none
         try:
             with disk_errors(run.path):
@@ -92,7 +93,7 @@ class RunFolder:
     @staticmethod
     def open(home: Home, name: str) -> RunFolder:
         """The run of that id or folder, the only run of a recipe of that name, or the only one whose id starts with it;
-        `latest`, or `latest~1` for the one before."""
+        `latest`, or `latest~1` for the one before. A whole id names no other run, such as a copy with a longer name."""
         latest = _LATEST.fullmatch(name)
         if latest is None:
             if is_run_name(name) and _is_there(home.runs / name):
@@ -105,7 +106,8 @@ class RunFolder:
             if back < len(known):
                 return RunFolder(home.run(known[back]))
             raise _unknown(home, name, known, f"there are {len(known)} runs in {home.runs}")
-        matching = [run_id for run_id in known if run_id.startswith(name)]
+        is_whole = _STAMP.search(name, max(0, len(name) - _STAMP_LENGTH)) is not None
+        matching = [run_id for run_id in known if run_id.startswith(name) and not is_whole]
         named = [
             run_id for run_id in matching if _STAMP.fullmatch(run_id[len(name) :])
         ]  # lora-..., not lora-biology-...
@@ -152,9 +154,16 @@ class RunFolder:
             return Status(state=DAMAGED)
 
     def set_status(self, **changes: Any) -> None:
-        """Change some keys of the status file, replaced atomically; a damaged one is begun anew."""
-        old = self._stored_status()
-        kept = {} if old.state == DAMAGED else old.document()
+        """Change some keys of the status file, replaced atomically; a damaged one is begun anew.
+
+        Raises NewerDocumentError for that of a later version, which would be lost.
+        """
+        kept = {}
+        try:
+            kept = stored_status(self.path).document()
+        except DraftbenchError as error:
+            if isinstance(error, NewerDocumentError):
+                raise
         changes |= {"updated_at": now()}
         Status.model_validate({**kept, "run_id": self.id, **changes}).write(self.path)
         self._beat = time.monotonic()
@@ -178,7 +187,7 @@ class RunFolder:
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
         """Be the one process that works on this run; a second one is refused."""
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / LOCK)
         try:
             with disk_errors(self.path):
                 lock.acquire(timeout=0)
@@ -270,6 +279,15 @@ def run_folders(home: Home) -> list[RunFolder]:
     """Every run, the one created last first; a damaged one is among them."""
     runs = [RunFolder(home.runs / name) for name in run_names(home)]
     return sorted(runs, key=lambda run: (run._stored_status().created_at or "", run.id), reverse=True)
+
+
+def _unused(home: Home, name: str) -> RunFolder:
+    """A run of that name whose id no other has: of many runs that are queued at once, two may draw the same digits."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    while True:
+        run = RunFolder(home.run(f"{name}-{stamp}-{secrets.token_hex(2)}"))
+        if not os.path.lexists(run.path):
+            return run
 
 
 def _asked_long_ago(status: Status) -> bool:

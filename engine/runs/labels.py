@@ -17,6 +17,7 @@ from engine.errors import DraftbenchError, did_you_mean
 from engine.fileio import disk_errors
 from engine.paths import Home
 from engine.records.labels import Labels
+from engine.records.record import NewerDocumentError
 from engine.runs.folder import RunFolder, run_folders
 
 _LONGEST = {"title": 120, "notes": 20_000}
@@ -27,6 +28,8 @@ def read_labels(run: RunFolder) -> Labels:
     path = run.path / Labels.FILE
     try:
         return Labels.read(run.path) or _of_recipe(run)
+    except NewerDocumentError:
+        raise
     except DraftbenchError as error:
         fix = "remove it: the run itself is not touched"
         raise DraftbenchError(f"{path} is damaged", f"{error.what} {error.why}".strip(), fix) from error
@@ -141,9 +144,14 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels_or_aside(run: RunFolder) -> Labels:
-    """The labels to change. Damaged ones are moved aside, or they would keep the run from ever being archived."""
+    """The labels to change. Damaged ones are moved aside, or they would keep the run from ever being archived.
+
+    Raises NewerDocumentError for those of a later version, which are not damaged.
+    """
     try:
         return read_labels(run)
+    except NewerDocumentError:
+        raise
     except DraftbenchError:
         path = run.path / Labels.FILE
         with disk_errors(path):

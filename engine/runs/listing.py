@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.index.contents import RunContents
 
 _UNFINISHED = ("queued", "running")
-_COLUMNS = ("run_id", "state", "domain", "loss", "created_at", "problems")  # of the index
+_COLUMNS = ("run_id", "state", "domain", "loss", "created_at", "archived", "problems")  # of the index
 _PATIENCE_S = 5.0
 _Rows = tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]
 """Runs, by `_COLUMNS`, and the exact acceptance of their drafts: run id, value, temperature."""
@@ -103,6 +103,7 @@ def _row(home: Home, run: Mapping[str, Any], exact: Mapping[str, Sequence[str]])
         "loss": run["loss"] or "",
         "exact": ", ".join(exact.get(run["run_id"], ())),
         "created": created.isoformat(timespec="seconds") if created else "",
+        "archived": bool(run["archived"]),
         "where": where,
         "problem": _worst(run["problems"] or ()) if state == DAMAGED else "",
     }

@@ -16,7 +16,7 @@ from typing import Final, TypedDict
 
 import psutil
 
-from engine.records.files import STATUS
+from engine.records.files import LOCK, STATUS
 from engine.records.status import State, Status
 
 HEARD_S: Final = 180.0  # a run on another machine that was not heard of for longer is 'interrupted'
@@ -68,10 +68,22 @@ def present_state(status: Status, folder: Path) -> State:
     if status.state != "running":
         return status.state
     is_here = status.host in (None, this_host())
-    if is_here and is_alive(status.pid, status.pid_started):
+    if is_here and (is_alive(status.pid, status.pid_started) or _works_in(status.pid, folder)):
         return "running"
     elsewhere = status.place is not None or not is_here
     return "running" if elsewhere and _silent_s(folder) < HEARD_S else "interrupted"
+
+
+def _works_in(pid: int | None, folder: Path) -> bool:
+    """Whether the process has the lock file of the run's folder open, as the one that works on the run does.
+
+    Start times are counted from the machine's clock: when that is set, a process seems to be another one.
+    """
+    try:
+        lock = os.path.realpath(folder / LOCK)
+        return any(file.path == lock for file in psutil.Process(pid).open_files()) if pid else False
+    except (psutil.Error, OSError):
+        return False
 
 
 def _silent_s(folder: Path) -> float:

@@ -69,14 +69,16 @@ def removed_runs(home: Home) -> list[Removed]:
     return sorted(entries, key=lambda entry: entry.removed_at, reverse=True)
 
 
-def restore(home: Home, run_id: str) -> Path:
-    """Put back the run of that id that was removed last; its folder.
+def restore(home: Home, run_id: str, removed_at: datetime | None = None) -> Path:
+    """Put back the run of that id that was removed last, or at that time; its folder.
 
     Raises DraftbenchError if the trash holds none, or if there is a run of that name again.
     """
     with disk_errors(home.runs), FileLock(home.runs / ".removed.lock"):  # two may restore at once
         entries = removed_runs(home)
-        entry = next((entry for entry in entries if entry.run_id == run_id), None)
+        entry = next(
+            (entry for entry in entries if entry.run_id == run_id and removed_at in (None, entry.removed_at)), None
+        )
         if entry is None:
             known = [entry.run_id for entry in entries]
             hint = did_you_mean(run_id, known) if known else "nothing was removed in the last 24 hours"

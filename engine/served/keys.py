@@ -8,11 +8,13 @@ is never written anywhere.
 from __future__ import annotations
 
 import json
+import re
 from shlex import quote
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from engine.config.capture import KEY_VARIABLE
 from engine.config.schema import ServerSpec
 from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_atomic
@@ -48,7 +50,16 @@ def not_allowed(home: Home, spec: ServerSpec) -> list[str]:
 
 
 def allow(home: Home, variable: str, base_url: str) -> None:
-    """Remember that this variable may be sent to this server."""
+    """Remember that this variable may be sent to this server.
+
+    Raises DraftbenchError for what is no variable's name, without repeating it: it may be the key itself.
+    """
+    if not re.fullmatch(KEY_VARIABLE, variable):
+        raise DraftbenchError(
+            "that is not the name of a variable for a key",
+            "a recipe names an environment variable in capital letters; the key itself is never written down",
+            "for example `draftbench allow-key OPENAI_API_KEY https://api.openai.com/v1`",
+        )
     pair = [variable, server_of(base_url)]
     home.root.mkdir(parents=True, exist_ok=True)
     with FileLock(home.root / ".allowed-keys.lock"):

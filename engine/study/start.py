@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from filelock import FileLock
 
+from engine.errors import DraftbenchError
 from engine.fileio import disk_errors
 from engine.jobs.executors import chosen_place, wake_all
 from engine.paths import Home
 from engine.records.study_tag import study_tag
 from engine.runs.folder import RunFolder
-from engine.runs.labels import change_labels, read_labels
+from engine.runs.labels import edit_labels, read_labels
 from engine.study.cells import Cells, expanded, only
 from engine.study.known import keep
 from engine.study.spec import StudySpec
@@ -124,7 +126,12 @@ def nudge(home: Home, now: Study) -> None:
 def _adopt(home: Home, now: Study) -> None:
     mark = study_tag(now.name)
     for one in now.placed:
-        if one.run is not None:
-            labels = read_labels(one.run)
-            if mark not in labels.tags:
-                change_labels(home, one.run, tags=[*labels.tags, mark])
+        if one.run is not None and not _has(one.run, mark):
+            edit_labels(home, one.run, lambda present: {"tags": [*present.tags, mark]})
+
+
+def _has(run: RunFolder, tag: str) -> bool:
+    """Whether the run has the tag; damaged labels hold none, and changing them begins new ones."""
+    with contextlib.suppress(DraftbenchError):
+        return tag in read_labels(run).tags
+    return False

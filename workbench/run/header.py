@@ -25,7 +25,7 @@ def choose() -> RunFolder | None:
     known = queries.runs()
     if run_id:
         try:
-            folder = queries.folder(run_id)
+            folder = RunFolder.open(queries.home(), run_id)
         except DraftbenchError as error:
             _suggest_others(run_id, error, known)
             return None

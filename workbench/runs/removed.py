@@ -20,15 +20,18 @@ def removed() -> None:
             with st.container(horizontal=True, vertical_alignment="center"):
                 actions.button(
                     "Restore",
-                    lambda run_id=entry.run_id: _restore(run_id),  # type: ignore[misc]
+                    lambda entry=entry: _restore(entry),  # type: ignore[misc]
                     key=f"restore-{place}",
                     icon=":material/undo:",
                 )
-                st.markdown(f"**{ui.text(entry.run_id)}**, kept until {entry.until:%Y-%m-%d %H:%M} UTC")
+                st.markdown(
+                    f"**{ui.text(entry.run_id)}**, removed {entry.removed_at:%Y-%m-%d %H:%M} UTC, kept until "
+                    f"{entry.until:%Y-%m-%d %H:%M} UTC"
+                )
         if len(entries) > _MOST:
             st.caption(f"The last {_MOST} of {len(entries)}; `draftbench runs --deleted` lists all.")
 
 
-def _restore(run_id: str) -> str:
-    trash.restore(queries.home(), run_id)
-    return f"Restored {run_id}."
+def _restore(entry: trash.Removed) -> str:
+    trash.restore(queries.home(), entry.run_id, entry.removed_at)
+    return f"Restored {entry.run_id}."

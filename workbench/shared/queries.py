@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 import streamlit as st
 
+from engine.errors import DraftbenchError
 from engine.findings.kept import state_of
 from engine.index import queries as store
 from engine.index.connection import reading
@@ -170,8 +171,17 @@ def run(run_id: str) -> store.Run:
 
 
 def folder(run_id: str) -> RunFolder:
-    """The run's folder. Raises DraftbenchError for an unknown id, and for one that would leave the runs folder."""
-    return RunFolder.open(home(), run_id)
+    """The run's folder. Raises DraftbenchError for an unknown id, and for one that would leave the runs folder.
+
+    What is not a whole id is unknown: on a page that was drawn before a run was removed, a run that begins alike is
+    not meant.
+    """
+    run = RunFolder.open(home(), run_id)
+    if run.id != run_id:
+        raise DraftbenchError(
+            f"there is no run {run_id!r} any more", f"it is not in {home().runs}", "reload the page to see which are"
+        )
+    return run
 
 
 def metrics(run_ids: list[str]) -> pd.DataFrame:

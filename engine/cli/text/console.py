@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import itertools
 import json
 import logging
@@ -11,7 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -53,8 +55,17 @@ err = _console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document; NaN and infinity become null, hidden characters become escapes."""
-    print(visible_json(json.dumps(finite(value), indent=2, ensure_ascii=False, default=str)))
+    """Print one JSON document; NaN and infinity become null, hidden characters become escapes.
+
+    So does every character outside ASCII where standard output is not UTF-8.
+    """
+    text = json.dumps(finite(value), indent=2, ensure_ascii=not _is_utf8(sys.stdout), default=str)
+    print(visible_json(text))
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    encoding = getattr(stream, "encoding", None)  # None of a stream that keeps text, not bytes
+    return encoding is None or codecs.lookup(encoding).name == "utf-8"
 
 
 def print_document(text: str) -> None:
@@ -81,7 +92,13 @@ def harmless(text: str) -> str:
 
 
 def guard_streams() -> None:
-    """Make what others print safe too: log records, warnings of libraries, an uncaught error."""
+    """Make what others print safe too: log records, warnings of libraries, an uncaught error.
+
+    A character that the terminal's encoding lacks is printed as an escape, where it would end the command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not _is_utf8(stream):
+            stream.reconfigure(errors="backslashreplace")
     make_record = logging.getLogRecordFactory()
     if getattr(make_record, "makes_visible", False):
         return

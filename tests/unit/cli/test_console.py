@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from random import Random
 
@@ -139,3 +140,17 @@ def test_a_table_that_fits_is_written_as_rich_writes_it(seed: int, monkeypatch: 
     numeric = [console._numeric([row[index] for row in rows]) for index in range(len(columns))]
     plain = printed(capture, lambda: console.table("", columns, rows))
     assert plain == printed(capture, lambda: console._print_wrapped(columns, rows, numeric))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_is_not_utf_8_gets_whole_json_and_escapes(encoding: str, monkeypatch: pytest.MonkeyPatch):
+    bytes_out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(bytes_out, encoding=encoding))
+    console.guard_streams()
+    text = {"prompt": "é 光 🙂"}
+    console.print_json(text)
+    print("光")
+    sys.stdout.flush()
+    document, _, plain = bytes_out.getvalue().decode(encoding).rpartition("}\n")
+    assert json.loads(document + "}") == text
+    assert plain == "\\u5149\n"

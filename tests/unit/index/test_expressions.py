@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from engine.config.reading import parse_recipe
 from engine.errors import DraftbenchError
 from engine.index import expressions
 from engine.index.connection import reading
 from engine.index.expressions import matching_runs, wide_table
 from engine.index.ingest import ingest_all
-from engine.paths import PROJECT_ROOT, Home
+from engine.paths import PROJECT_ROOT, Home, home
 from engine.runs.folder import RunFolder
 from tests.unit.conftest import Draftbench
 
@@ -183,3 +184,15 @@ def test_the_seeds_of_one_recipe_share_a_name():
     names = expressions.recipe_names(table)
     assert names["a"] == names["b"] != names["c"]
     assert set(names) == {"x", "x #2", "unnamed"}
+
+
+def test_runs_are_found_where_the_index_cannot_be_written(draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch):
+    recipe = parse_recipe({"name": "demo", "prompts": {"train": "a.jsonl", "heldout": "b.jsonl"}})
+    run = RunFolder.create(home(), recipe)
+
+    def read_only(*given: object, **named: object) -> None:
+        raise DraftbenchError("not allowed to write")
+
+    monkeypatch.setattr("engine.index.ingest.ingest_all", read_only)
+    assert [row["run"] for row in draftbench("runs", "--where", "train.seed >= 0", "--json").json()] == [run.id]
+    assert not home().index.exists()

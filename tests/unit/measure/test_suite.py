@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -431,17 +432,17 @@ def test_what_is_saved_can_be_read_again(whole, tmp_path):
 
 
 def test_the_summary_is_saved_last(whole, tmp_path, monkeypatch):
-    seen = []
-    write = suite.write_json
-    monkeypatch.setattr(
-        suite, "write_json", lambda path, value: (seen.extend(sorted(tmp_path.glob("*.parquet"))), write(path, value))
-    )
+    renamed = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, to: (renamed.append(to.name), replace(path, to)))
     whole.save(tmp_path)
-    assert len(seen) == len(COLUMNS)
+    assert len(renamed) == len(COLUMNS) + 1
+    assert renamed[-1] == "summary.json"
 
 
-def test_a_measurement_cut_short_leaves_no_summary(whole, tmp_path):
+def test_a_measurement_cut_short_costs_none_that_was_there(whole, tmp_path):
     whole.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     class Broken(pd.DataFrame):
         def to_parquet(self, *args, **options):
@@ -449,7 +450,10 @@ def test_a_measurement_cut_short_leaves_no_summary(whole, tmp_path):
 
     with pytest.raises(RuntimeError, match="killed"):
         Measured(whole.summary, {**whole.tables, "tokens": Broken()}).save(tmp_path)
-    assert not (tmp_path / "summary.json").exists()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / ".new").mkdir()  # of a kill
+    Measured(whole.summary, {"prompts": whole.tables["prompts"]}).save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"prompts.parquet", "summary.json"}
 
 
 def test_a_single_prompt_has_a_value_and_no_interval(target, captures, no_chi_square, tmp_path):

@@ -253,3 +253,37 @@ def test_events_of_a_run_that_was_resumed_very_often_are_read_in_a_moment():
     began = time.monotonic()
     assert len([event for event in replay(events) if isinstance(event, TrainStep)]) == 1
     assert time.monotonic() - began < 30
+
+
+def test_an_archived_run_is_listed_only_if_asked_for(draftbench: Draftbench, tmp_path: Path):
+    kept, hidden = make("kept"), make("hidden")
+    hidden.set_status(state="done")
+    assert draftbench("runs", "archive", hidden.id).code == 0
+    assert [row["run"] for row in draftbench("runs", "--json").json()] == [kept.id]
+    shown = draftbench("runs").out
+    assert (hidden.id in shown, "1 archived run not listed" in shown) == (False, True)
+    assert hidden.id in draftbench("runs", "--archived").out
+    assert {row["run"] for row in draftbench("runs", "--archived", "--json").json()} == {kept.id, hidden.id}
+    assert [row["run"] for row in draftbench("runs", "--where", "state = 'queued'", "--json").json()] == [kept.id]
+    hidden.set_status(state="running", **process_identity())
+    assert len(draftbench("runs", "--json").json()) == 2  # somebody keeps the machine busy
+    home().index.unlink()
+    home().index.mkdir()  # then the folders are read
+    assert [row["archived"] for row in list_runs(home())].count(True) == 1
+
+
+def test_labels_of_a_newer_version_are_neither_lost_nor_called_damaged():
+    run, text = make(), json.dumps({"schema": 99, "title": "precious", "tags": ["x"], "stars": 5})
+    (run.path / "labels.json").write_text(text)
+    with pytest.raises(DraftbenchError, match="a newer Draftbench wrote it"):
+        change_labels(home(), run, archived=True)
+    assert (run.path / "labels.json").read_text() == text
+
+
+def test_a_status_of_a_newer_version_is_not_overwritten():
+    run, text = make(), json.dumps({"schema": 99, "state": "done", "verdict": "new"})
+    (run.path / "status.json").write_text(text)
+    assert run.status().state == "damaged"
+    with pytest.raises(DraftbenchError, match="a newer Draftbench wrote it"):
+        queue.requeue(home(), run)
+    assert (run.path / "status.json").read_text() == text

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import psutil
@@ -259,3 +259,35 @@ def test_a_process_of_another_machine_is_not_asked_to_stop(made: Recipe, monkeyp
 
 def test_a_run_of_this_machine_is_interrupted_as_soon_as_its_process_is_gone(made: Recipe):
     assert elsewhere(made).status().state == "interrupted"
+
+
+def test_a_run_goes_on_when_the_clock_of_its_machine_is_set(made: Recipe, monkeypatch: pytest.MonkeyPatch):
+    run = create(made)
+    with run.working():
+        stepped = (run.status().pid_started or 0.0) - 3600.0
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: stepped)
+        assert run.status().state == "running"
+    assert run.status().state == "interrupted"  # the process lives, but does not work on it any more
+
+
+def test_runs_that_draw_the_same_digits_get_other_ones(made: Recipe, monkeypatch: pytest.MonkeyPatch):
+    drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr("engine.runs.folder.secrets.token_hex", lambda size: next(drawn))
+    monkeypatch.setattr("engine.runs.folder.datetime", Frozen)
+    assert [create(made).id[-4:], create(made).id[-4:]] == ["aaaa", "bbbb"]
+
+
+class Frozen(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Frozen:
+        return cls(2026, 1, 1, tzinfo=tz)
+
+
+def test_a_whole_id_does_not_name_a_copy_with_a_longer_name(made: Recipe):
+    run = create(made)
+    copy = run.path.rename(run.path.with_name(f"{run.id}-backup"))
+    with pytest.raises(DraftbenchError, match="unknown run") as refused:
+        RunFolder.open(home(), run.id)
+    assert copy.name in refused.value.fix
+    assert RunFolder.open(home(), f"{run.id}-b").path == copy
+    assert RunFolder.open(home(), run.id[:-1]).path == copy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from engine.runs.labels import change_labels
 from engine.runs.removing import removal_of, remove_run
 from tests.unit.conftest import Draftbench
 from tests.unit.runs.test_damaged import make
+from workbench.runs import removed
 
 
 def whole(folder: Path) -> dict[str, bytes]:
@@ -86,6 +88,19 @@ def test_of_two_removed_under_one_name_the_later_is_restored():
     assert (run.path / "which.txt").read_text() == "second"
 
 
+def test_each_row_of_the_list_restores_its_own_of_two_under_one_name():
+    run = make()
+    for text in ("first", "second"):
+        run.path.mkdir(exist_ok=True)
+        (run.path / "which.txt").write_text(text)
+        remove_run(home(), run)
+    _, earlier = trash.removed_runs(home())
+    assert removed._restore(earlier) == f"Restored {run.id}."
+    assert (run.path / "which.txt").read_text() == "first"
+    with pytest.raises(DraftbenchError, match="no removed run"):
+        trash.restore(home(), run.id, earlier.removed_at)
+
+
 def test_what_it_frees_counts_no_file_that_another_folder_shares(tmp_path: Path):
     run = make()
     alone = removal_of(home(), run).frees_bytes
@@ -146,3 +161,27 @@ def test_the_commands_remove_list_and_restore(draftbench: Draftbench):
     assert RunFolder.open(home(), run.id).path.is_dir()
     refused = draftbench("runs", "restore", run.id)
     assert (refused.code, "no removed run" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_a_removal_that_nobody_confirms_is_refused_in_words(
+    answer: str, draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch
+):
+    run = make()
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    refused = draftbench("runs", "remove", run.id, "--json")
+    assert (refused.code, "not confirmed" in refused.json()["error"]["what"]) == (2, True)
+    assert "--yes" in refused.err
+    assert run.path.is_dir()
+
+
+def test_ctrl_c_at_the_question_is_a_stop(draftbench: Draftbench, monkeypatch: pytest.MonkeyPatch):
+    class Stopped(io.StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            raise KeyboardInterrupt
+
+    run = make()
+    monkeypatch.setattr("sys.stdin", Stopped())
+    stopped = draftbench("runs", "remove", run.id, "--json")
+    assert (stopped.code, stopped.json()["error"]["what"]) == (130, "stopped")
+    assert run.path.is_dir()

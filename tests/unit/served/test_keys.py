@@ -107,3 +107,11 @@ def test_a_run_that_nobody_watches_is_refused_and_does_not_wait(tmp_path, monkey
     assert done.returncode == 2, done.stderr
     assert "MY_KEY was never sent to https://api.example:443 before" in done.stderr
     assert not (home().root / "runs").exists()
+
+
+@pytest.mark.parametrize("given", ["sk-abc123", "my_key", "", "A B", "KEY=1", "KEY\n"])
+def test_what_is_no_name_of_a_variable_is_refused_and_not_repeated(given: str):
+    with pytest.raises(DraftbenchError, match="not the name of a variable") as refused:
+        keys.allow(home(), given, "https://api.example/v1")
+    assert not given or given not in str(refused.value)
+    assert not home().root.exists()

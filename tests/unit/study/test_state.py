@@ -16,6 +16,7 @@ from engine.fileio import write_json
 from engine.jobs import queue
 from engine.models.hashes import hashes_of_model
 from engine.paths import PROJECT_ROOT, home
+from engine.records.study_tag import study_tag
 from engine.runs.folder import RunFolder, run_folders
 from engine.runs.labels import read_labels
 from engine.study import inputs
@@ -302,3 +303,12 @@ def test_looking_at_a_study_loads_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, check=False).returncode == 0
+
+
+def test_damaged_labels_of_a_cell_do_not_keep_the_study_from_starting(written: Written, no_worker: None):
+    path = written()
+    run = run_of(cells_of(path).cells[0].recipe, "done")
+    (run.path / "labels.json").write_text("half a docu")
+    started = start(home(), study(home(), load_study(path)))
+    assert len(started.submitted) == 1
+    assert study_tag("s") in read_labels(run).tags
