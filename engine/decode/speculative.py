@@ -102,7 +102,7 @@ def speculative_decode(
     Raises DraftbenchError, with the first round, for an empty prompt, for a model in training mode, and for one that
     cannot be decoded speculatively; ValueError if there are more or fewer names than prompts.
     """
-    _check_prompts(prompts, names)
+    check_prompts(prompts, names)
     uniforms = Uniforms(settings.seed, list(names or map(str, range(len(prompts)))))
     known = list(names or [""] * len(prompts))
     rows = [_Row(i, list(ids), known[i]) for i, ids in enumerate(prompts) if settings.max_new_tokens > 0]
@@ -169,7 +169,8 @@ def _rounds(
                 runner.keep_rows(going)
 
 
-def _check_prompts(prompts: Sequence[Sequence[int]], names: Sequence[str] | None) -> None:
+def check_prompts(prompts: Sequence[Sequence[int]], names: Sequence[str] | None) -> None:
+    """Raise DraftbenchError for a prompt without tokens, ValueError for more or fewer names than prompts."""
     if names is not None and len(names) != len(prompts):
         raise ValueError(f"{len(names)} names for {len(prompts)} prompts")
     empty = next((number for number, ids in enumerate(prompts) if len(ids) == 0), None)

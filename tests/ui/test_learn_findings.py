@@ -39,10 +39,10 @@ def test_a_topic_that_is_chosen_goes_into_the_url(page: OpenPage):
 
 
 def test_a_loss_without_a_source_shows_none(page: OpenPage, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(LOSSES, "mine", Loss("mine", "Mine", "A loss of my own.", "p - q"))
+    monkeypatch.setitem(LOSSES, "mine", Loss("mine", "Mine", "A loss of my own", "p - q"))
     shown = page("learn", topic="losses")
-    assert any("A loss of my own." in text.value for text in shown.markdown)
-    assert "Source: " not in [caption.value for caption in shown.caption]
+    assert any("A loss of my own" in text.value for text in shown.markdown)
+    assert "Source:" not in [caption.value.strip() for caption in shown.caption]
 
 
 def test_the_topic_of_modes_has_every_mode_with_its_formula(page: OpenPage):
