@@ -134,6 +134,7 @@ def test_a_run_learns_with_the_loss_in_the_mode_and_is_exported_in_the_format(
     run: dict[str, Any] = json.loads(call(project, tmp_path, "-m", "engine", "run", str(recipe), "--json", *settings))
     assert run["state"] == "done"
     assert {m["metric"] for m in run["metrics"]} >= {"exact", "per_round"}
+    assert "per_round: accepted / rounds" in " ".join(call(project, tmp_path, "-m", "engine", "show", "latest").split())
     folder = tmp_path / "runs" / run["run"]
     training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     assert training["steps_done"] == training["steps"] > 0
