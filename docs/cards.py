@@ -27,7 +27,7 @@ def card_text(card: Card) -> str:
     paragraphs = [textwrap.fill(text, _WIDTH, break_on_hyphens=False) for text in (card.text, card.remark) if text]
     if card.formula:
         paragraphs.insert(1, f"```math\n{card.formula}\n```")
-    return "\n\n".join([*paragraphs, f"Source: {card.source}."])
+    return "\n\n".join([*paragraphs, *([f"Source: {card.source}."] if card.source else [])])
 
 
 def with_cards(page: str) -> str:

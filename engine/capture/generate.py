@@ -13,6 +13,7 @@ from engine.capture.grouping import Family, families, read_together
 from engine.capture.rows import Rows, Task
 from engine.capture.signal import SignalFormat
 from engine.decode.sampling import Sampling
+from engine.decode.speculative import check_prompts
 from engine.errors import is_out_of_memory
 
 _REFILL_SHARE = 8  # new prompts enter once so large a part of the rows is free, since each entry costs a forward pass
@@ -47,7 +48,12 @@ def answer_prompts(
 
     Each prompt has its own random stream, seeded by its name, so its answer does not depend on the other prompts in the
     batch (up to the rounding of batched kernels).
+
+    Raises, with the first answer, what `speculative_decode` raises, and ValueError for a length or a batch below 1.
     """
+    check_prompts(prompts, names)
+    if min(max_new_tokens, batch_size) < 1:
+        raise ValueError(f"max_new_tokens and batch_size count from 1, got {max_new_tokens} and {batch_size}")
     task = Task(model, prompts, names, sampling, max_new_tokens, stop_ids, seed, signal, vocab)
     waiting, size = list(range(len(prompts))), batch_size
     while waiting:

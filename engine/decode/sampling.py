@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from engine.config.section import temperature_fault
 from engine.errors import DraftbenchError
 
 NOT_NUMBERS = -1  # in place of an id that was decided by logits with NaN or infinity
@@ -31,6 +32,22 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raise DraftbenchError for values that give no distribution."""
+        if fault := self._fault():
+            raise DraftbenchError(
+                f"nothing can be sampled at temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}",
+                fault,
+                "for greedy decoding use temperature 0",
+            )
+
+    def _fault(self) -> str:
+        if self.top_k < 0:
+            return "top_k counts tokens; 0 is off"
+        if not 0 < self.top_p <= 1:
+            return "top_p is a share above 0, up to 1, which is off"
+        return temperature_fault(self.temperature)
 
     @property
     def greedy(self) -> bool:
@@ -47,6 +64,9 @@ class SamplingByRow(Sampling):
 
     temperature: float = math.nan  # that of no row, so that reading it spoils the result for all to see
     rows: tuple[Sampling, ...] = ()
+
+    def _fault(self) -> str:
+        return ""  # each row's own was looked at
 
     def at(self, rows: Sequence[int]) -> SamplingByRow:
         return replace(self, rows=tuple(self.rows[row] for row in rows))
@@ -126,7 +146,7 @@ def _blocks(probs: torch.Tensor) -> torch.Tensor:
     """[..., vocab] -> [..., block, _BLOCK], filled up with zeros, which are never drawn."""
     missing = -probs.shape[-1] % _BLOCK
     padded = F.pad(probs, (0, missing)) if missing else probs
-    return padded.reshape(*probs.shape[:-1], -1, _BLOCK)
+    return padded.reshape(*probs.shape[:-1], padded.shape[-1] // _BLOCK, _BLOCK)
 
 
 def _invert(masses: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

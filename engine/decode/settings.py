@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 from engine.catalogue import Proposals
 from engine.decode.sampling import Sampling
+from engine.errors import DraftbenchError, did_you_mean
 
 
 class DraftLength(Protocol):
@@ -71,6 +72,7 @@ class DecodeSettings:
     A row ends at `max_new_tokens` or after one of `stop_ids`. `seed` and a row's name decide its random draws. With
     `proposals` 'argmax' the draft proposes its likeliest token at any temperature, as most servers have it: q is
     one-hot there, so x is kept with probability p(x), and what replaces it is drawn from p without x.
+    Raises DraftbenchError for `proposals` of another name.
     """
 
     sampling: Sampling
@@ -79,6 +81,14 @@ class DecodeSettings:
     stop_ids: frozenset[int]
     seed: int = 0
     proposals: Proposals = "sampled"
+
+    def __post_init__(self) -> None:
+        if self.proposals not in get_args(Proposals):
+            raise DraftbenchError(
+                f"unknown proposals {self.proposals!r}",
+                "the rule by which a draft proposes decides what its acceptance means",
+                did_you_mean(self.proposals, get_args(Proposals)),
+            )
 
     @property
     def draft_sampling(self) -> Sampling:

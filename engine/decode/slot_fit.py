@@ -24,7 +24,7 @@ from engine.decode.row_by_row import RowByRow
 from engine.decode.slot_runner import SlotRunner
 from engine.errors import DraftbenchError, first_line
 from engine.models.context import context_of
-from engine.models.head import Head, body, text_config
+from engine.models.head import Head, body, check_head, text_config
 from engine.models.quantised import is_packed
 from engine.models.team import mirrored
 
@@ -68,7 +68,7 @@ def slot_fit(model: Any) -> SlotFit:
     """Return what the model makes of a cache of slots, measured at the first call.
 
     Raises DraftbenchError for a model that does not forget what was taken out of its cache: it cannot be decoded
-    speculatively at all.
+    speculatively at all; and for one whose logits are not its head's (`check_head`).
     """
     fit = _known.get(model)
     if fit is None:
@@ -90,6 +90,7 @@ def probe(model: Any) -> SlotFit:
         output = body(model)(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
         expected = Head.of(model).logits(output.last_hidden_state[:, _MIDDLE:].contiguous()).float()
         _check_forgets(model, RowByRow(model), ids, expected, tolerance)
+        check_head(model)  # runners apply the head themselves
         farther = _farther(model)
         if farther is None:
             return SlotFit(False, f"{name} names a window that is too long to try")

@@ -32,6 +32,7 @@ from engine.decode.sampling import (
     one_hot,
 )
 from engine.decode.settings import DecodeSettings
+from engine.errors import DraftbenchError
 from engine.models.vocabulary import align_logits, spread
 
 Observe = Callable[[int, torch.Tensor], None]
@@ -92,12 +93,16 @@ def speculative_decode(
 ) -> Iterator[Round]:
     """Decode the prompts (ids, at least one each) together and yield each row's rounds as they end.
 
-    `target` and `draft` are Transformers causal models; the draft may be on a device of its own. `names` seed the rows'
-    own random streams (their numbers by default): with a fixed length a row's rounds do not depend on the rows beside
-    it. `alternatives` is the number of likeliest tokens of either model to note at each judged position. A row never
-    exceeds the limit of `settings`: near it, it proposes less. `observe` is called for each round before the round is
-    yielded.
+    `target` and `draft` are Transformers causal models in evaluation mode; the draft may be on a device of its own.
+    `names` seed the rows' own random streams (their numbers by default): with a fixed length a row's rounds do not
+    depend on the rows beside it. `alternatives` is the number of likeliest tokens of either model to note at each
+    judged position. A row never exceeds the limit of `settings`: near it, it proposes less. `observe` is called for
+    each round before the round is yielded.
+
+    Raises DraftbenchError, with the first round, for an empty prompt, for a model in training mode, and for one that
+    cannot be decoded speculatively; ValueError if there are more or fewer names than prompts.
     """
+    check_prompts(prompts, names)
     uniforms = Uniforms(settings.seed, list(names or map(str, range(len(prompts)))))
     known = list(names or [""] * len(prompts))
     rows = [_Row(i, list(ids), known[i]) for i, ids in enumerate(prompts) if settings.max_new_tokens > 0]
@@ -162,6 +167,19 @@ def _rounds(
             rows, sampling, draft_sampling = [rows[i] for i in going], sampling.at(going), draft_sampling.at(going)
             for runner in _both(target_runner, draft_runner):
                 runner.keep_rows(going)
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], names: Sequence[str] | None) -> None:
+    """Raise DraftbenchError for a prompt without tokens, ValueError for more or fewer names than prompts."""
+    if names is not None and len(names) != len(prompts):
+        raise ValueError(f"{len(names)} names for {len(prompts)} prompts")
+    empty = next((number for number, ids in enumerate(prompts) if len(ids) == 0), None)
+    if empty is not None:
+        raise DraftbenchError(
+            f"prompt {(names or list(map(str, range(len(prompts)))))[empty]!r} has no tokens",
+            "there is nothing to go on from",
+            "begin it with the token that begins a text, or leave it out",
+        )
 
 
 def plain_decode(target: Any, prompts: Sequence[Sequence[int]], settings: DecodeSettings) -> Iterator[Round]:

@@ -45,7 +45,10 @@ class Passes:
     @property
     def visits(self) -> float:
         """Times that an answer is learnt from, on average."""
-        each = answers_per_step(len(self.tokens), self.settings, sum(self.tokens)) / len(self.tokens)
+        if self.settings.batch_tokens is None:
+            each = answers_per_step(len(self.tokens), self.settings) / len(self.tokens)
+        else:
+            each = self._step_tokens / sum(self.tokens)
         return min(self.settings.epochs, self.steps * each)
 
     def answers(self, step: int) -> list[int]:

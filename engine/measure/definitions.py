@@ -30,6 +30,11 @@ class Rate:
         """Formula and note as one sentence each."""
         return f"{self.formula[:1].upper()}{self.formula[1:]}. {self.note}"
 
+    @property
+    def per_forward(self) -> bool:
+        """Whether it counts tokens for each target forward: a length then, and no share of tokens."""
+        return self.denominator == ("rounds",)
+
 
 @dataclass(frozen=True)
 class Printed:

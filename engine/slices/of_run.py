@@ -10,6 +10,7 @@ import pandas as pd
 
 from engine.errors import DraftbenchError
 from engine.measure.compare import (
+    ON_TARGET_TEXT,
     SAME_TEMPERATURE,
     blocking,
     differing_conditions,
@@ -17,6 +18,7 @@ from engine.measure.compare import (
     prompt_sums,
     same_answers,
 )
+from engine.measure.definitions import RATES
 from engine.runs.folder import RunFolder
 from engine.slices.reading import token_reader
 from engine.slices.slices import Sliced, SliceDifference, differences, sliced
@@ -131,9 +133,9 @@ def _notes(run: RunFolder, by: str, rate: str, temperature: float) -> tuple[str,
             f"of {partial} answers only the tokens are measured whose probability the server told: the kinds of the "
             "others' neighbours are read without them"
         )
-    if rate == "tau":
+    if RATES[rate].per_forward:
         notes.append("a target forward belongs to the last token of its round, the one that it was needed for")
-    elif rate in ("per_proposed", "per_examined", "per_emitted") and by in ("kind", "position"):
+    elif rate not in ON_TARGET_TEXT and by in ("kind", "position"):
         notes.append("a refused token belongs to the slice of the token that the answer has in its place")
     return tuple(notes)
 

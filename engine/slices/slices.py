@@ -166,8 +166,8 @@ def is_few(prompts: int, tokens: float) -> bool:
 
 
 def refusals(sums: Sums, rate: str) -> float:
-    """What a rate falls short of 1 by, added up; of tau, whose numerator is not part of it, the target forwards."""
-    if rate == "tau":
+    """What a rate falls short of 1 by, added up; of one per target forward, such as tau, the forwards."""
+    if RATES[rate].per_forward:
         return float(sums.denominators.sum())
     return max(0.0, float(sums.denominators.sum() - sums.numerators.sum()))
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import pytest
 import yaml
 
-from engine.catalogue import LOSSES
+from engine.catalogue import LOSSES, Loss
 from engine.config.schema import TrainSpec
 from engine.fileio import write_json
 from engine.findings.claims import CLAIMS
@@ -36,6 +36,13 @@ def test_a_topic_that_is_chosen_goes_into_the_url(page: OpenPage):
     shown.segmented_control(key="chosen_topic").set_value("losses").run()
     assert shown.query_params["topic"] == "losses"
     assert len(shown.latex) == len(LOSSES)
+
+
+def test_a_loss_without_a_source_shows_none(page: OpenPage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(LOSSES, "mine", Loss("mine", "Mine", "A loss of my own", "p - q"))
+    shown = page("learn", topic="losses")
+    assert any("A loss of my own" in text.value for text in shown.markdown)
+    assert "Source:" not in [caption.value.strip() for caption in shown.caption]
 
 
 def test_the_topic_of_modes_has_every_mode_with_its_formula(page: OpenPage):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine.catalogue import Mode
 from engine.config.reading import schema_rows
 from engine.paths import PROJECT_ROOT
 from tests.unit.cli.test_commands import ROOT, parse
@@ -32,6 +33,10 @@ def test_the_training_modes_are_explained_as_in_the_catalogue(cards: dict[str, A
     page = cards["PAGE"].read_text(encoding="utf-8")
     assert cards["with_cards"](page) == page, "run `python docs/cards.py`"
     assert set(re.findall("<!-- card: (.+?) -->", page)) == set(cards["CARDS"]), "each card has its place on the page"
+
+
+def test_a_card_without_a_source_names_none(cards: dict[str, Any]):
+    assert cards["card_text"](Mode("mine", "Mine", "Short answers first.")) == "Short answers first."
 
 
 def test_a_page_with_another_text_would_be_seen(cards: dict[str, Any]):

@@ -10,10 +10,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from engine.config.schema import TrainSpec
+from engine.distill.schedule import Passes
 from engine.paths import PROJECT_ROOT
 
 PAGE = PROJECT_ROOT / "docs" / "extending.md"
@@ -60,6 +63,20 @@ def test_it_takes_one_file_and_one_line(section: str):
     new, line = blocks(section)
     assert (new.where, line.where.partition(" ")[0]) == ("(new file)", "in")
     assert line.code.count("\n") == 1
+
+
+@pytest.mark.parametrize("spec", [{"batch_size": 2}, {"batch_size": 99}, {"batch_tokens": 10}, {"batch_tokens": 30}])
+def test_the_mode_of_the_page_passes_each_answer_as_often_as_there_are_epochs(spec: dict[str, int]):
+    """Whatever the steps are made of, and no further than the last epoch."""
+    names: dict[str, Any] = {"__name__": "curriculum"}
+    exec(compile(blocks("A mode")[0].code, "curriculum", "exec"), names)
+    names["captured"] = lambda capture, answer: answer
+    mode = object.__new__(names["CurriculumBatches"])
+    mode.capture = SimpleNamespace(answers=[SimpleNamespace(token_ids=[0] * n) for n in (40, 10, 20)])
+    passes = Passes([40, 10, 20], TrainSpec(epochs=3, **spec))
+    mode.steps, mode.visits, mode.grouped = passes.steps, passes.visits, list
+    order = [len(answer.token_ids) for step in range(mode.steps) for answer in mode.micro_batches(step)]
+    assert order == [10, 20, 40] * 3
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +134,7 @@ def test_a_run_learns_with_the_loss_in_the_mode_and_is_exported_in_the_format(
     run: dict[str, Any] = json.loads(call(project, tmp_path, "-m", "engine", "run", str(recipe), "--json", *settings))
     assert run["state"] == "done"
     assert {m["metric"] for m in run["metrics"]} >= {"exact", "per_round"}
+    assert "per_round: accepted / rounds" in " ".join(call(project, tmp_path, "-m", "engine", "show", "latest").split())
     folder = tmp_path / "runs" / run["run"]
     training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     assert training["steps_done"] == training["steps"] > 0

@@ -60,7 +60,7 @@ def section(comparison: Comparison, metric: str, show: Callable[[View, str], Non
     show(view, "slices")
     for sentence in chances(comparison, shown):
         st.caption(ui.sentence(sentence))
-    lost = "target forwards" if metric == "tau" else "refusals"
+    lost = slice_chart.lost(metric)
     st.caption(
         f"Slices that hold most {lost} come first, unless they have an order of their own. (few): fewer than "
         f"{FEW_PROMPTS} prompts or {FEW_TOKENS} tokens, too little to conclude from."
@@ -158,7 +158,7 @@ def _row(label: str, item: Slice) -> dict[str, Any]:
 
 
 def figure(comparison: Comparison, metric: str, by: str, shown: Shown) -> View:
-    """The rate by slice of each draft, with the share of the refusals."""
+    """The rate by slice of each draft, with the share of what is lost."""
     rows = frame(comparison, shown)
     note = f"{comparison.noted(metric)}; {chart_parts.interval_note(rows)}"
     what = BY[by].split(":")[0]
@@ -167,7 +167,7 @@ def figure(comparison: Comparison, metric: str, by: str, shown: Shown) -> View:
     return view_of(
         comparison,
         file_name(f"slices-{by}-{metric}", comparison),
-        f"{RATES[metric].title} by {what}, and the share of the refusals. {worst}",
+        f"{RATES[metric].title} by {what}, and the share of the {slice_chart.lost(metric)}. {worst}",
         lambda tone: slice_chart.slices(rows, metric, what, tone, note),
         rows,
     )

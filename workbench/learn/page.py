@@ -91,7 +91,8 @@ def show_losses() -> None:
             own = f" · parameter `{loss.parameter}`" if loss.parameter else ""
             st.markdown(f"**`{loss.name}`** · {kind}{own}  \n{ui.text(loss.text)}")
             st.latex(loss.formula)
-            st.caption(f"Source: {ui.text(loss.source)}")
+            if loss.source:
+                st.caption(f"Source: {ui.text(loss.source)}")
     st.caption("Losses can be added up with weights: `train.loss` takes a list. `draftbench losses` prints this table.")
     ui.goto("findings", "Which is best on your runs?", icon=":material/science:")
 

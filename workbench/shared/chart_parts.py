@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from engine.measure.definitions import RATES
 from engine.numbers import LEAST_PROMPTS, too_few
 from workbench.shared import theme
 
@@ -78,7 +79,7 @@ def shortened(value: object, longest: int = 90) -> str:
 
 
 def unit(metric: str) -> str:
-    return "" if metric == "tau" else " (fraction)"
+    return "" if RATES[metric].per_forward else " (fraction)"
 
 
 def colour(place: int) -> str:

@@ -287,6 +287,6 @@ def group_bars(frame: pd.DataFrame, metric: str, tone: str, note: str = "") -> g
         )
     figure.update_xaxes(type="category")
     figure.update_traces(error_y_color=theme.TONES[tone].text)
-    figure.update_yaxes(title="tokens" if metric == "tau" else "acceptance", rangemode="tozero")
+    figure.update_yaxes(title="tokens" if RATES[metric].per_forward else "acceptance", rangemode="tozero")
     figure.update_layout(barmode="group", showlegend=True)
     return figure

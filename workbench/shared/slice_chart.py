@@ -13,20 +13,24 @@ from workbench.shared import theme
 _HOVER = "%{hovertext}<extra></extra>"  # user text is passed as data, never as a template
 
 
+def lost(metric: str) -> str:
+    """What a slice holds a share of: what the rate loses there."""
+    return "target forwards" if RATES[metric].per_forward else "refusals"
+
+
 def slices(frame: pd.DataFrame, metric: str, what: str, tone: str, note: str = "") -> go.Figure:
     """Draw one rate by slice and draft, and beside it the share of the refusals that the slice holds.
 
     Columns: label, slice, value, low, high, n_prompts, n_tokens, refusal_share, few. The order of the rows is that of
     the bars. `what` says what the slices are; a slice that is too small to conclude from says so at its name.
     """
-    lost = "target forwards" if metric == "tau" else "refusals"
     figure = make_subplots(
         rows=1,
         cols=2,
         shared_yaxes=True,
         horizontal_spacing=0.04,
         column_widths=[0.6, 0.4],
-        subplot_titles=[f"{RATES[metric].title}{parts.unit(metric)}", f"share of all {lost}"],
+        subplot_titles=[f"{RATES[metric].title}{parts.unit(metric)}", f"share of all {lost(metric)}"],
     )
     parts.dress(figure, f"{RATES[metric].title} by {what}", note, tone)
     small = frame.groupby("slice", sort=False).few.any()
@@ -34,7 +38,9 @@ def slices(frame: pd.DataFrame, metric: str, what: str, tone: str, note: str = "
     for place, label in enumerate(dict.fromkeys(frame.label)):
         part, name = frame[frame.label == label], parts.safe(label)
         hovers = [parts.hover(f"{name}<br>{names[row.slice]}", row) for row in part.itertuples()]
-        shares = [f"{name}<br>{names[r.slice]}<br>{r.refusal_share:.0%} of all {lost}" for r in part.itertuples()]
+        shares = [
+            f"{name}<br>{names[r.slice]}<br>{r.refusal_share:.0%} of all {lost(metric)}" for r in part.itertuples()
+        ]
         for column, values, error, texts in (
             (1, part.value, parts.error_bars(part), hovers),
             (2, part.refusal_share, None, shares),

@@ -7,6 +7,7 @@ from shlex import quote
 
 from engine.cli.text import console
 from engine.measure.compare import remedy
+from engine.measure.definitions import RATES
 from engine.measure.interval_words import trusted
 from engine.numbers import LEAST_PROMPTS, MISSING, interval, number, share
 from engine.records.interval import Interval
@@ -17,7 +18,7 @@ from engine.slices.tokens import BY
 
 _MOST_ROWS = 30
 _FEW = "few"
-_UNITS = {"tau": "target forwards", "per_proposed": "proposed tokens", "per_examined": "judged tokens"}
+_UNITS = {("rounds",): "target forwards", ("drafted",): "proposed tokens", ("accepted", "rejected"): "judged tokens"}
 
 
 def slices(result: SlicedRuns) -> None:
@@ -36,7 +37,7 @@ def slices(result: SlicedRuns) -> None:
 
 
 def _alone(shown: Sliced) -> None:
-    lost = "forwards" if shown.metric == "tau" else "refusals"
+    lost = "forwards" if RATES[shown.metric].per_forward else "refusals"
     rows = [
         [item.name, interval(trusted(item.rate)), item.n_tokens, item.n_prompts, share(item.token_share),
          share(item.refusal_share), _gain(trusted(item.gain)), _mark(shown.by, item.few)]
@@ -46,10 +47,8 @@ def _alone(shown: Sliced) -> None:
     console.table("", columns, rows)
     if len(shown.slices) > _MOST_ROWS:
         console.line(f"... and {len(shown.slices) - _MOST_ROWS} more, with `--json`")
-    overall = interval(trusted(shown.overall))
-    console.line(
-        f"all: {overall}, {shown.n_tokens:,} {_UNITS.get(shown.metric, 'tokens')} of {shown.overall.n_prompts} prompts"
-    )
+    overall, unit = interval(trusted(shown.overall)), _UNITS.get(RATES[shown.metric].denominator, "tokens")
+    console.line(f"all: {overall}, {shown.n_tokens:,} {unit} of {shown.overall.n_prompts} prompts")
     if sentence := _best_chance(shown):
         console.paragraph(sentence)
     few = any(item.few for item in shown.slices) and shown.by != "prompt"

@@ -8,6 +8,7 @@ from engine.catalogue import servers_by_rate
 from engine.cli.text import console
 from engine.measure import speed_words
 from engine.measure.decision import decide
+from engine.measure.definitions import RATES
 from engine.numbers import MISSING, is_number, number, share
 from engine.paths import home
 from engine.records.certificate import Certificate
@@ -18,12 +19,14 @@ from engine.records.summary import Served, Summary
 from engine.runs.advice import changes_of
 from engine.runs.folder import RunFolder
 
-_DEFINITIONS = (
+_USUAL = (
     "exact: mean of sum min(p, q) over the target's own text; argmax: mean of p(argmax q) over it; "
     "greedy_agreement: the target's choice = argmax q; "
     "per_proposed, per_examined, per_emitted: accepted over proposed, judged, emitted tokens; "
-    "tau: tokens per target forward; [low, high]: 95% interval over prompts"
+    "tau: tokens per target forward; "
 )
+_OTHERS = "".join(f"{name}: {rate.formula}; " for name, rate in RATES.items() if name not in _USUAL)
+_DEFINITIONS = f"{_USUAL}{_OTHERS}[low, high]: 95% interval over prompts"
 _SERVED_DEFINITIONS = (
     "exact: mean of min(1, q(x)/p(x)) over the tokens x that the server drew, an estimate of the mean of "
     "sum min(p, q) from one token per position; argmax: share of them that are argmax q, an estimate of the mean of "

@@ -16,6 +16,7 @@ from engine.capture.rows import Rows, Task
 from engine.capture.signal import SignalFormat, signal_format
 from engine.config.schema import CaptureSpec
 from engine.decode.sampling import Sampling, distribution
+from engine.errors import DraftbenchError
 from engine.models.head import Head
 from tests.conftest import tiny_llama
 from tests.tiny_families import random_model, small_config
@@ -45,6 +46,19 @@ def answers(model: Any, sampling: Sampling, batch_size: int, **changes: Any) -> 
     result = list(answer_prompts(model, prompts, names, sampling, batch_size=batch_size, **settings))
     assert sorted(a.index for a in result) == list(range(len(prompts)))
     return {a.index: a for a in result}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault", "words"),
+    [
+        ({"max_new_tokens": 0}, ValueError, "count from 1"),
+        ({"prompts": [[5], []], "names": ["a", "b"]}, DraftbenchError, "prompt 'b' has no tokens"),
+        ({"names": ["a"]}, ValueError, "1 names for 8 prompts"),
+    ],
+)
+def test_what_has_no_answer_is_refused(model: Any, changes: dict[str, Any], fault: type[Exception], words: str):
+    with pytest.raises(fault, match=words):
+        answers(model, Sampling(0), 2, **changes)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])

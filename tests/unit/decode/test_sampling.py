@@ -1,9 +1,13 @@
 """From logits to the distribution that is sampled, and from uniform numbers to tokens."""
 
+import math
+
 import pytest
 import torch
 
 from engine.decode.sampling import Sampling, Uniforms, distribution, draw, likeliest, next_ids, overlap, residual
+from engine.decode.settings import DecodeSettings, FixedLength
+from engine.errors import DraftbenchError
 
 FOUR = torch.tensor([0.15, 0.5, 0.1, 0.25]).log()
 LARGEST_UNIFORM = 1 - 2**-53  # what numpy's generator can return at most
@@ -147,3 +151,21 @@ def test_the_likeliest_id_is_torchs_argmax_also_among_equals(shape, dtype):
         largest = rounded == rounded.amax(-1, keepdim=True)
         first = largest & (largest.cumsum(-1) == 1)
         assert torch.equal(likeliest(rounded), first.int().argmax(-1))
+
+
+@pytest.mark.parametrize(
+    "values", [(-1.0,), (math.nan,), (math.inf,), (1e-45,), (1.0, -1), (1.0, 0, 0.0), (1.0, 0, -0.5), (1.0, 0, 1.5)]
+)
+def test_what_gives_no_distribution_is_refused(values):
+    with pytest.raises(DraftbenchError, match="nothing can be sampled"):
+        Sampling(*values)
+
+
+def test_a_rule_to_propose_of_another_name_is_refused():
+    with pytest.raises(DraftbenchError, match="unknown proposals 'Argmax'") as refused:
+        DecodeSettings(Sampling(), FixedLength(2), 8, frozenset(), proposals="Argmax")
+    assert "argmax" in refused.value.fix
+
+
+def test_no_rows_draw_nothing():
+    assert draw(torch.zeros(0, 5), torch.zeros(0)).shape == (0,)

@@ -18,6 +18,7 @@ from engine.decode.events import EMITTED, PROPOSED, Fate
 from engine.decode.sampling import Sampling, distribution, overlap
 from engine.decode.settings import NO_DRAFT, AdaptiveLength, DecodeSettings, FixedLength
 from engine.decode.speculative import plain_decode, speculative_decode
+from engine.errors import DraftbenchError
 from engine.models.vocabulary import align_logits
 from tests.conftest import tiny_llama
 from tests.tiny_pair import noisy_copy
@@ -362,6 +363,32 @@ def test_nothing_is_written_where_nothing_may_be():
 
 
 # ---- adaptive length
+
+
+def test_a_prompt_without_tokens_is_refused_by_its_name():
+    with pytest.raises(DraftbenchError, match="prompt 'b' has no tokens"):
+        decode(NOISY, [[5, 6], []], names=["a", "b"])
+
+
+def test_names_are_as_many_as_prompts():
+    with pytest.raises(ValueError, match="1 names for 2 prompts"):
+        decode(NOISY, [[5, 6], [7]], names=["a"])
+
+
+@pytest.mark.parametrize("of_the_draft", [False, True])
+def test_a_model_in_training_is_not_decoded(of_the_draft):
+    config = GPT2Config(vocab_size=258, n_embd=32, n_head=4, n_layer=2, resid_pdrop=0.5)
+    trained = GPT2LMHeadModel(config).train()
+    target, draft = (TARGET, trained) if of_the_draft else (trained, None)
+    with pytest.raises(DraftbenchError, match="GPT2LMHeadModel is in training mode"):
+        list(speculative_decode(target, draft, [[5]], DecodeSettings(GREEDY, FixedLength(2), 4, frozenset())))
+
+
+def test_a_head_that_computes_more_than_its_weight_is_refused():
+    model = tiny_llama()
+    model.lm_head.register_forward_hook(lambda head, given, logits: logits.flip(-1))  # as an adapter of the head would
+    with pytest.raises(DraftbenchError, match="not its head applied"):
+        list(plain_decode(model, [[5]], DecodeSettings(GREEDY, NO_DRAFT, 4, frozenset())))
 
 
 def test_adaptive_length_leaves_greedy_text_as_it_is():

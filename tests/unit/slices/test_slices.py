@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from engine.errors import DraftbenchError
-from engine.measure.definitions import RATES
+from engine.measure.definitions import RATES, Rate
 from engine.measure.statistics import bootstrap_ratio
 from engine.paths import run_id_of
 from engine.slices.slices import FEW_PROMPTS, FEW_TOKENS, differences, is_few, sliced
@@ -88,6 +88,13 @@ def test_what_falls_short_of_tau_is_a_target_forward():
     assert (by_name["x"].rate.value, by_name["x"].refusals) == (2.0, 2.0)
     assert math.isnan(by_name["z"].rate.value)  # no round ended there
     assert by_name["z"].gain.value < 0  # without it the whole would be lower
+
+
+def test_what_falls_short_of_any_rate_per_target_forward_is_a_forward(monkeypatch):
+    monkeypatch.setitem(RATES, "per_round", Rate("Per round", "accepted / rounds", "", "accepted", ("rounds",)))
+    table = pd.DataFrame([{"prompt_id": p, "slice": "x", "accepted": 3.0, "rounds": 1.0} for p in "ab"])
+    (item,) = sliced(table, "kind", "per_round", 0.0).slices
+    assert (item.rate.value, item.refusals) == (3.0, 2.0)
 
 
 def test_nothing_measured_is_refused():
