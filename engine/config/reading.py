@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -27,6 +28,7 @@ def parse_recipe(values: Mapping[str, Any], *, stored: bool = False) -> Recipe:
 
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
 ELSEWHERE = ("hub:", "asset:", "pack:")  # before a name that is no path
@@ -35,9 +37,10 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 def parse_section(section: type[AnySection], values: Mapping[str, Any], *, stored: bool = False) -> AnySection:
     """As `parse_recipe`, for a recipe of another kind: one that writes prompts or tunes a target."""
+    schema = "`draftbench schema` prints every key with its meaning and default"
     why, fix = (
         "a run must be made from exactly what the recipe says",
-        "correct it; `draftbench schema` prints every key with its meaning and default",
+        f"correct it; {schema}" if section is Recipe else "correct it",
     )
     with boundary("the recipe cannot be read", fix, why):
         try:
@@ -232,15 +235,37 @@ def _short(value: Any) -> str:
 
 
 def schema_rows(section: type[Section] = Recipe, prefix: str = "") -> list[dict[str, Any]]:
-    """Every key of the schema: dotted name, type, default and meaning; for docs and the form."""
+    """Every key of the schema: dotted name, type, default, choices and meaning; for docs and the form.
+
+    A section that a recipe may leave out has a row of its own before those of its keys: without it they have no effect.
+    """
     rows: list[dict[str, Any]] = []
     for name, field in section.model_fields.items():
         inner = section_of(field)
         if inner is not None:
             many = "[]" if "list" in str(field.annotation) else ""
+            if not many and not field.is_required() and field.default is None:
+                rows.append(_schema_row(prefix + name, field))
             rows += schema_rows(inner, f"{prefix}{name}{many}.")
-            continue
-        default = "required" if field.is_required() else field.get_default(call_default_factory=True)
-        kind = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
-        rows.append({"key": prefix + name, "type": kind, "default": default, "meaning": field.description or ""})
+        else:
+            rows.append(_schema_row(prefix + name, field))
     return rows
+
+
+def _schema_row(key: str, field: FieldInfo) -> dict[str, Any]:
+    kind = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
+    return {
+        "key": key,
+        "type": kind,
+        "default": "required" if field.is_required() else field.get_default(call_default_factory=True),
+        "choices": choices_of(field.annotation),
+        "meaning": field.description or "",
+    }
+
+
+def choices_of(annotation: Any) -> list[str]:
+    """The words that a key takes, if it takes no others; a key of several types has none."""
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    if get_origin(annotation) is Literal:
+        return [str(choice) for choice in parts]
+    return choices_of(parts[0]) if len(parts) == 1 and get_origin(annotation) in (Union, UnionType) else []

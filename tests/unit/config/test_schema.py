@@ -14,7 +14,10 @@ from engine.config.reading import (
     dump_recipe,
     load_recipe,
     load_section,
+    one_line,
     parse_recipe,
+    parse_section,
+    parse_settings,
     recipe_values,
     schema_rows,
     section_at,
@@ -22,6 +25,7 @@ from engine.config.reading import (
 )
 from engine.config.schema import LossTerm, Recipe, TrainSpec
 from engine.errors import DraftbenchError
+from engine.magpie.recipe import MagpieRecipe
 from engine.paths import resolve_input
 from engine.tune.recipe import TuneRecipe
 
@@ -313,6 +317,28 @@ def test_every_key_has_a_meaning_and_a_reachable_section():
         section = section_at(location)
         assert section is not None
         assert location[-1] in section.model_fields
+
+
+def test_the_schema_lists_choices_and_sections_that_a_recipe_may_leave_out():
+    rows = {row["key"]: row for row in schema_rows()}
+    assert rows["train.schedule"]["choices"] == ["cosine", "linear", "constant"]
+    assert rows["target.quantize"]["choices"] == ["int8"]
+    assert rows["capture.batch_size"]["choices"] == []  # a number or a word
+    for section in ("draft.lora", "capture.server"):
+        assert rows[section]["default"] is None, section
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in schema_rows() if row["default"] != "required"], ids=lambda row: row["key"]
+)
+def test_a_default_as_schema_prints_it_means_the_default(row: dict[str, Any]):
+    assert parse_settings([f"{row['key']}={one_line(row['default'])}"]) == {row["key"]: row["default"]}
+
+
+def test_a_recipe_of_another_kind_is_not_sent_to_the_schema_of_a_run():
+    with pytest.raises(DraftbenchError) as caught:
+        parse_section(MagpieRecipe, {"train": {"epochs": 2}})
+    assert "draftbench schema" not in caught.value.fix
 
 
 def test_a_recipe_cannot_be_changed_after_its_check():
