@@ -16,7 +16,9 @@ from engine.runs.folder import RunFolder
 def best_draft(run: RunFolder) -> Path:
     """The folder of the run's best draft. Raises DraftbenchError, with what makes one, if there is none."""
     if not has_weights(run):
-        raise DraftbenchError(f"run {run.id} has no draft", f"its state is {run.status().state}", gives_a_draft(run))
+        state = run.status().state
+        why = "its weights were not kept, or not copied with it" if state == "done" else f"its state is {state}"
+        raise DraftbenchError(f"run {run.id} has no draft", why, gives_a_draft(run))
     return run.path / "draft" / "best"
 
 

@@ -8,11 +8,14 @@ from typing import Any
 from engine.cli.text import console
 from engine.cli.text.summary import servers, summary
 from engine.measure.interval_words import stated
-from engine.numbers import number
+from engine.numbers import MISSING, number
+from engine.paths import home
 from engine.records.interval import Interval
 from engine.records.provenance import Provenance
 from engine.records.training import Training
+from engine.runs.advice import measures_again
 from engine.runs.description import Description, whereabouts
+from engine.runs.folder import RunFolder
 
 _ROUNDED = 1e-4  # what is allowed of an export whose weights are not rounded
 
@@ -91,10 +94,8 @@ def comparison(compared: dict[str, Any]) -> None:
     console.table("", ["T", "rate", "A", "B", "B - A"], rows)
     for side, missing in compared["not_measured"].items():
         if missing:
-            console.paragraph(
-                f"not measured of {side}, by an earlier version: {', '.join(missing)} "
-                "(`draftbench measure RUN` adds it)"
-            )
+            again = measures_again(RunFolder(home().run(compared[side.lower()])))
+            console.paragraph(f"{side} was measured by an earlier version, without {', '.join(missing)}; {again}")
     servers()
     word, rates = compared["comparability"]["comparable"], compared["comparability"]["rates"]
     if word != "comparable":
@@ -123,7 +124,8 @@ def _sizes(sizes: dict[str, Any]) -> None:
         ["trained parameters", *(_count(side["trained_parameters"]) for side in (a, b))],
         ["training, s", *(number(side["training_seconds"], 0) for side in (a, b))],
     ]
-    console.table("", ["size", "A", "B"], rows)
+    known = [row for row in rows if any(cell not in (MISSING, "-") for cell in row[1:])]
+    console.table("", ["size", "A", "B"], known)
 
 
 def _count(value: int | None) -> str:

@@ -44,6 +44,7 @@ def test_what_needs_a_draft_that_is_not_here_names_the_command_that_makes_it(
     with pytest.raises(DraftbenchError, match=f"run {bare.id} has no draft") as caught:
         NEEDS[name](bare, tmp_path)
     assert f"draftbench run {bare.path / 'config.yaml'}" in caught.value.fix
+    assert "state is done" not in caught.value.why  # which explains nothing
     assert not list(tmp_path.glob("exported*"))
 
 

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli.text import runs as text
 from engine.errors import DraftbenchError
 from engine.index import queries
 from engine.index.connection import reading
 from engine.index.ingest import add_details, ingest_all
 from engine.measure.compare import prompt_sums
-from engine.paths import Home
+from engine.paths import Home, home
 from engine.runs.compare_runs import compare_runs, measurement_of
 from engine.runs.folder import RunFolder
 from engine.runs.samples import SAMPLES
 
 FORWARD_KL, SFT = "biology-forward-kl-20261122-101542-9142", "biology-sft-20261122-101923-9812"
+REVERSE_KL = "biology-reverse-kl-20261122-102213-d0a1"
 OTHER_TARGET = "generic-20261122-144122-4cdf"
 
 
@@ -32,6 +34,19 @@ def test_two_shipped_runs_are_compared_at_every_rate_and_temperature():
     assert [row["temperature"] for row in comparison["greedy_agreement"]] == [0.0, 1.0]
     assert comparison["not_measured"] == {"A": ["argmax"], "B": ["argmax"]}  # they are older than this rate
     assert comparison["servers"]["sglang"] == {"figure": "accept rate", "rate": "argmax"}
+
+
+def test_a_rate_that_an_earlier_version_left_out_comes_with_a_command_that_this_run_can_be_given(
+    capsys: pytest.CaptureFixture[str],
+):
+    for name in (FORWARD_KL, REVERSE_KL):
+        shutil.copytree(SAMPLES / name, home().runs / name)
+    text.comparison(compare_runs(shipped(FORWARD_KL), shipped(REVERSE_KL)))
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"without argmax; `draftbench measure {FORWARD_KL}` makes it again" in words
+    assert f"draftbench measure {REVERSE_KL}" not in words  # it came without weights
+    assert f"{REVERSE_KL}/config.yaml` trains it again" in words
+    assert "shared draft" not in words  # neither run has one
 
 
 def test_runs_of_another_gamma_are_partly_comparable(tmp_path: Path):
