@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import Json, Settings, SkipBad
+from engine.cli.options import Json, SkipBad
 from engine.cli.text import console
 from engine.config.defaults import DEFAULT_TARGET
 from engine.errors import DraftbenchError
@@ -63,7 +63,9 @@ def data_magpie(
         Path | None, typer.Option("--out", help="File to write (.jsonl), with a .json about it beside it.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file made from another recipe.")] = False,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a recipe key, as in --set queries=500. Repeatable.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Let the target write prompts (Magpie) and filter them.

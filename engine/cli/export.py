@@ -33,14 +33,14 @@ def export(
         str | None, typer.Option("--gguf", help=f"Precision of GGUF: {', '.join(EXPORTERS['gguf'].precisions)}.")
     ] = None,
     gamma: Annotated[
-        int | None, typer.Option("--gamma", help="With --for: tokens per proposal. Default: as measured.")
+        int | None, typer.Option("--gamma", help="With --for: tokens per proposal.  [default: as measured]")
     ] = None,
     proposals: Annotated[
         Literal["argmax", "sampled"] | None,
-        typer.Option("--proposals", help="With --for: how tokens are proposed. Default: the server's."),
+        typer.Option("--proposals", help="With --for: how tokens are proposed.  [default: the server's]"),
     ] = None,
     context: Annotated[
-        int | None, typer.Option("--context", min=1, help="With --for: longest text in tokens. Default: the models'.")
+        int | None, typer.Option("--context", min=1, help="With --for: longest text in tokens.  [default: the models']")
     ] = None,
     tensor_parallel: Annotated[
         int | None,

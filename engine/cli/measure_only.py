@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.keys import confirmed
-from engine.cli.options import Json, On, Settings, SkipBad
+from engine.cli.options import Json, MeasureSettings, On, SkipBad
 from engine.cli.run import carry_out
 from engine.paths import home
 
@@ -21,7 +21,7 @@ def measure_only(
         str | None,
         typer.Option("--draft", help="Measure this draft with it: a run, a draft folder or a smaller model."),
     ] = None,
-    settings: Settings = None,
+    settings: MeasureSettings = None,
     skip_bad: SkipBad = False,
     queue: Annotated[bool, typer.Option("--queue", help="Run in the background and return at once.")] = False,
     on: On = None,
@@ -30,7 +30,7 @@ def measure_only(
     """Measure a model as it is, without training, in about a minute.
 
     Without a draft: the speed of plain decoding, and of Transformers' own generate. With one: its acceptance, its
-    speed-up and the losslessness certificate. Of a server: how fast it answers.
+    speed-up and the losslessness certificate. For a server: how fast it answers.
 
     \b
     Example:

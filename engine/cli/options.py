@@ -14,6 +14,10 @@ MaybeRecipe = Annotated[str | None, typer.Argument(help="Recipe file, for exampl
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a recipe key, as in --set train.epochs=2. Repeatable.")
 ]
+MeasureSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a measuring key, as in --set measure.num_draft_tokens=5. Repeatable."),
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip and count invalid prompt rows instead of stopping.")]
 ResumeRun = Annotated[str | None, typer.Option("--resume", help="Resume this run instead of starting a new one.")]
 On = Annotated[
@@ -25,7 +29,9 @@ On = Annotated[
         "ray://HOST:PORT, slurm (or slurm://PARTITION?account=...).",
     ),
 ]
-RunId = Annotated[str, typer.Argument(help="Run id or its beginning; `latest`, or `latest~1` for the run before it.")]
+RunId = Annotated[
+    str, typer.Argument(help="Name or id of a run, or its beginning; `latest`, or `latest~1` for the run before it.")
+]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 

@@ -39,7 +39,7 @@ def parity(
         Path | None, typer.Option("--answers", help="File that keeps answers: the next call asks only for the rest.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", min=0, help="Begin no request later than this after the first.")
+        float | None, typer.Option("--minutes", min=0, help="Send no new request this many minutes after the first.")
     ] = None,
     as_json: Json = False,
 ) -> None:

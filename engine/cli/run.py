@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.keys import confirmed
-from engine.cli.options import Json, MaybeRecipe, On, RecipeFile, ResumeRun, RunId, Settings, SkipBad, whole_numbers
+from engine.cli.options import (
+    Json,
+    MaybeRecipe,
+    MeasureSettings,
+    On,
+    RecipeFile,
+    ResumeRun,
+    RunId,
+    Settings,
+    SkipBad,
+    whole_numbers,
+)
 from engine.cli.text import console
 from engine.errors import DraftbenchError
 from engine.paths import home
@@ -108,7 +119,7 @@ def train(
 
 def measure(
     run_id: RunId,
-    settings: Settings = None,
+    settings: MeasureSettings = None,
     batch_sizes: Annotated[
         str | None,
         typer.Option("--batch-sizes", help="Only add times of a round at these batch sizes: 1,2,4,8."),
@@ -174,7 +185,7 @@ def capture(
             "--shards",
             min=1,
             max=MOST_SHARDS,
-            help="Cut each capture into so many parts; the same command elsewhere takes other parts of it.",
+            help="Cut each capture into this many parts; the same command elsewhere takes other parts.",
         ),
     ] = None,
     on: Annotated[

@@ -18,7 +18,7 @@ served_app = typer.Typer(no_args_is_help=True)
 
 @served_app.callback()
 def served() -> None:
-    """What a server will do with a run's draft, and what it did.
+    """Predict what a server does with a run's draft, and compare it with what the server reports.
 
     \b
     Example:

@@ -13,36 +13,40 @@ from engine.cli.text import console
 from engine.errors import DraftbenchError
 from engine.paths import home
 
-_Temperature = Annotated[float | None, typer.Option("--temperature", help="Of the requests, if the files do not say.")]
-_Gamma = Annotated[int | None, typer.Option("--gamma", help="Most draft tokens of a round, if the files do not say.")]
+_Temperature = Annotated[
+    float | None, typer.Option("--temperature", help="Temperature of the requests, if the files do not say.")
+]
+_Gamma = Annotated[
+    int | None, typer.Option("--gamma", help="Maximum draft tokens per round, if the server does not report it.")
+]
 _Rule = Annotated[
     Literal["argmax", "sampled"] | None,
-    typer.Option("--proposals", help="How the server proposes; by default what it does unless told otherwise."),
+    typer.Option("--proposals", help="How the server proposes; by default, as the server does unless told otherwise."),
 ]
 _PMin = Annotated[float | None, typer.Option("--p-min", help="The server's confidence cut-off (llama.cpp).")]
-_Weights = Annotated[str | None, typer.Option("--weights", help="Precision of the served target, as Q4_K_M or BF16.")]
+_Weights = Annotated[
+    str | None, typer.Option("--weights", help="Precision of the served target, such as Q4_K_M or BF16.")
+]
 _Name = Annotated[str | None, typer.Option("--name", help="What to call it; by default the server and the time.")]
 
 
 def import_figures(
     run_id: RunId,
-    files: Annotated[
-        list[Path], typer.Argument(help="What the server reported. Of two scrapes the earlier one first.")
-    ],
+    files: Annotated[list[Path], typer.Argument(help="What the server reported; of two scrapes, the earlier one.")],
     after: Annotated[Path | None, typer.Option("--after", help="The second scrape of /metrics.")] = None,
     form: Annotated[
-        str | None, typer.Option("--from", help="Form of the files, where it cannot be recognised: see below.")
+        str | None, typer.Option("--from", help="Form of the files, one of those above, if it is not recognised.")
     ] = None,
     server: Annotated[str | None, typer.Option("--server", help=f"One of {', '.join(SERVERS)}.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="The model that is meant, if a scrape has several.")
-    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Name of the model, if a scrape has several.")] = None,
     temperature: _Temperature = None,
     gamma: _Gamma = None,
     proposals: _Rule = None,
     p_min: _PMin = None,
     weights: _Weights = None,
-    concurrency: Annotated[int | None, typer.Option("--concurrency", help="Requests at once, for the speed.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", help="Requests at once, which the speed depends on.")
+    ] = None,
     name: _Name = None,
     as_json: Json = False,
 ) -> None:
@@ -122,16 +126,25 @@ def probe(
     run_id: Annotated[
         str | None, typer.Option("--run", help="Compare with this run and keep the figures there.")
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Name of the model there, if it has several.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Name of the model on the server, if it has several.")
+    ] = None,
     draft_model: Annotated[
         str | None, typer.Option("--draft-model", help="Draft that each request names (LM Studio).")
     ] = None,
     temperatures: Annotated[str, typer.Option("--temperatures", help="Temperatures to ask at.")] = "0,1",
-    limit: Annotated[int, typer.Option("--limit", help="Prompts to send, from the first.", min=1, max=10_000)] = 60,
+    limit: Annotated[
+        int, typer.Option("--limit", help="How many prompts to send, beginning with the first.", min=1, max=10_000)
+    ] = 60,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", help="Tokens of an answer; as in the run, or 160.", min=2)
+        int | None,
+        typer.Option(
+            "--max-new-tokens", help="Maximum tokens of an answer.  [default: as in the run, else 160]", min=2
+        ),
     ] = None,
-    server: Annotated[str | None, typer.Option("--server", help="Which server it is, if it does not say.")] = None,
+    server: Annotated[
+        str | None, typer.Option("--server", help="Which server it is, if it does not say so itself.")
+    ] = None,
     gamma: _Gamma = None,
     proposals: _Rule = None,
     p_min: _PMin = None,

@@ -54,7 +54,7 @@ def study_run(
     yes: Annotated[bool, typer.Option("--yes", help="Start without asking for confirmation.")] = False,
     queue: Annotated[bool, typer.Option("--queue", help="Return as soon as the runs are in the queue.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed/--leave-failed", help="Run the cells again that failed before.")
+        bool, typer.Option("--retry-failed/--leave-failed", help="Run cells that failed before again.")
     ] = True,
     estimate: Annotated[
         bool, typer.Option("--estimate/--no-estimate", help="Estimate time and disk space, which reads all prompts.")

@@ -127,7 +127,7 @@ def _more_seeds(finding: Finding, short: Sequence[Cell], known: Mapping[str, Run
     runs = list({run: known[run] for cell in cells for run in cell.runs}.values())
     have = max(len(cell.by_seed) for cell in short)
     seeds = _new_seeds(runs, ENOUGH_SEEDS - have)
-    why = f"{have} of {ENOUGH_SEEDS} seeds: the same grid under {len(seeds)} more"
+    why = f"{have} of {ENOUGH_SEEDS} seeds so far: the same grid under {len(seeds)} more"
     name = f"{finding.claim.key}-seeds".replace("_", "-")
     return grid_of(name, why, runs, seeds, folder, _missing_efforts(finding))
 
@@ -138,8 +138,8 @@ def _more_sources(finding: Finding, short: Sequence[Cell], known: Mapping[str, R
     source = known[short[0].pairs[0].base[0][0]]
     seeds = _new_seeds([source], ENOUGH_SEEDS - have)
     why = (
-        f"{have} of {ENOUGH_SEEDS} seeds: {ENOUGH_SEEDS - have} more general drafts; then, from each, a run a domain "
-        "with draft.checkpoint=ITS_RUN_ID and train.max_steps=1, which measures it untrained"
+        f"{have} of {ENOUGH_SEEDS} seeds so far: {ENOUGH_SEEDS - have} more general drafts; then, from each, a run per "
+        "domain with draft.checkpoint=ITS_RUN_ID and train.max_steps=1, which measures it untrained"
     )
     return _study(finding.claim, source, BothSides(why, {}), seeds, folder)
 

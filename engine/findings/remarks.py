@@ -45,7 +45,7 @@ def unequal_effort(pairs: Sequence[Pair], known: Mapping[str, Run], *, of_querie
         return ""
     if not of_queries:
         return f"More queries were more training too: {', '.join(amounts)}."
-    return f"The sides were not trained on equally much: {', '.join(amounts)}{_versions(pairs, known)}."
+    return f"The two sides were trained on different amounts: {', '.join(amounts)}{_versions(pairs, known)}."
 
 
 def _versions(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
@@ -110,7 +110,7 @@ def untrained(pairs: Sequence[Pair], known: Mapping[str, Run]) -> str:
     if not first:
         return ""
     return (
-        f"{first} of {len(drafts)} drafts {'is' if first == 1 else 'are'} the one that training began with: "
+        f"{first} of {len(drafts)} drafts {'is' if first == 1 else 'are'} as before training: "
         "no step did better on the watched prompts."
     )
 

@@ -84,7 +84,7 @@ def overall(claim: Claim, cells: Sequence[tuple[str, str]], seen_in: int) -> tup
     losses, if the claim speaks of all of them.
     """
     if not cells:
-        return FEW, f"no two runs differ in nothing but this: {claim.base} against {claim.other}"
+        return FEW, f"there are no two runs that differ in this alone: {claim.base} against {claim.other}"
     decided = [verdict for verdict, _ in cells if verdict != FEW]
     if not decided:
         return FEW, cells[0][1]

@@ -74,7 +74,7 @@ def test_findings_without_runs_say_what_is_missing(page: OpenPage):
     assert len([b for b in shown.button if b.label == "Start a run"]) == 1
     wording = [part.value for part in shown.markdown if "not enough runs" in part.value]
     assert len(wording) == len(CLAIMS)  # one sentence a claim
-    assert all("no two runs differ in nothing but this" in line for line in wording)
+    assert all("there are no two runs that differ in this alone" in line for line in wording)
 
 
 def test_the_paper_is_named_and_linked(page: OpenPage):

@@ -96,7 +96,7 @@ def listed(packs: Sequence[ListedPack]) -> None:
     console.table("", ["pack", "fetched", "download", "contents", "licence"], rows)
     missing = [one["name"] for one in packs if not one["fetched"] and not one["name"].startswith("hub:")]
     if missing:
-        console.line(f"draftbench data fetch {' '.join(missing)}")
+        console.line(f"to fetch those that are not from the hub: draftbench data fetch {' '.join(missing)}")
 
 
 def records(entries: Sequence[Mapping[str, Any]]) -> None:

@@ -31,7 +31,7 @@ def slices(result: SlicedRuns) -> None:
         _paired(result)
     changes = [row.difference for row in result.differences]
     if any(math.isnan(trusted(one).low) for one in (changes or [item.rate for item in shown.slices])):
-        console.paragraph(f"No interval is printed of fewer than {LEAST_PROMPTS} prompts: too few for one.")
+        console.paragraph(f"Fewer than {LEAST_PROMPTS} prompts are too few for an interval.")
     for note in result.notes:
         console.paragraph(f"note: {note}")
 

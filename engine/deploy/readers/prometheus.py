@@ -303,7 +303,7 @@ def _totals(change: Mapping[Series, int], names: _Names, where: str) -> tuple[Ro
 
 
 def _notes(change: Mapping[Series, int], totals: RoundTotals, *, alone: bool) -> list[str]:
-    notes = ["counted by the server: other requests of that time are in the figures"]
+    notes = ["the server's own counts: they include other requests of that time"]
     if alone:
         notes.append("one scrape: everything since the server was started, its warm-up included")
     engines = {value for _, labels in change for name, value in labels if name in ("engine", "worker", "dp_rank")}

@@ -73,7 +73,7 @@ def read(values: Sequence[Located]) -> Reading:
         concurrency=_concurrency(value, where),
         tokens_per_s=quantity(value, "output_throughput", where),
         notes=(
-            "counted by the server between two scrapes: other requests of that time are in the figures",
+            "the server's own counts between two scrapes: they include other requests of that time",
             *without_figures(len(values) - 1, len(values)),
             *([f"{failed:,} requests failed"] if failed else []),
         ),

@@ -167,4 +167,4 @@ def test_a_draft_that_kept_its_first_weights_is_remarked():
     pair(store, 1, 0.40, 0.42)
     store.rows[0]["training"]["best_step"] = 0
     (cell,) = store.findings()["white_box"].cells
-    assert cell.remark.startswith("1 of 2 drafts is the one that training began with")
+    assert cell.remark.startswith("1 of 2 drafts is as before training")
