@@ -121,7 +121,7 @@ def failed_shards(errors: Sequence[dict[str, str]], count: int) -> DraftbenchErr
     return DraftbenchError(
         f"{len(errors)} of {count} shards failed: {last['what']}",
         f"{why}finished answers and the other shards are kept",
-        last.get("fix") or "the same command goes on with the rest",
+        last.get("fix") or "the same command continues with the rest",
     )
 
 

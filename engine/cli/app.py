@@ -68,9 +68,9 @@ def _refuse_copies(command: str | None, resumes: bool) -> None:
         )
     if launch.restarts and not resumes:
         raise DraftbenchError(
-            f"the launcher has started the processes anew, for the {launch.restarts}. time",
+            f"the launcher has started the processes again, for the {launch.restarts}. time",
             "a recipe begins a new run; the run that was begun would be left behind",
-            "`torchrun ... -m engine train --resume latest` goes on with it",
+            "`torchrun ... -m engine train --resume latest` continues it",
         )
 
 
@@ -150,7 +150,7 @@ def _report_unconfirmed(unconfirmed: typer.Abort, as_json: bool) -> int:
     error = DraftbenchError(
         "not confirmed: nothing was changed",
         "the question was answered with no, or there was nobody to answer it",
-        "answer with y, or add --yes to go on without a question",
+        "answer with y, or add --yes to continue without a question",
     )
     return _report(error, as_json)
 

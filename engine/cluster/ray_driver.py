@@ -99,7 +99,7 @@ class Driver:
             for run in left:
                 stopped = StopNote.read_or_empty(run.path).asked_at is not None
                 if not queue.is_held(run.path / ".lock"):
-                    run.log("its driver is gone; it goes on from what is at home")
+                    run.log("its driver is gone; it continues from what is at home")
                     run.set_status(state="cancelled" if stopped else "queued")
                 elif stopped and f"asked {run.id}" not in self.said:  # a terminal here has taken it over
                     self.said.add(f"asked {run.id}")
@@ -309,7 +309,7 @@ class Driver:
                 DraftbenchError(what, first_line(error), "see to the cluster, then resume: what is at home is kept")
             )
         elif job.stage != "asked":
-            job.wait_again(f"node {where} was lost; the run goes on from what is at home")
+            job.wait_again(f"node {where} was lost; the run continues from what is at home")
         self._forget(job)
 
     def _still_asked(self, job: Job) -> None:

@@ -70,7 +70,7 @@ def read_address(address: str) -> Site:
             raise DraftbenchError(
                 f"the address {address} has an option {key!r}",
                 "an address takes options of sbatch that are plain values",
-                f"{fix}; other options of submitit stand in {SITE_FILE} in the home" if key in _OF_FILE else fix,
+                f"{fix}; other options of submitit belong in {SITE_FILE} in the home" if key in _OF_FILE else fix,
             )
     return Site(options, ours.get("executor", "slurm"), ours.get("shared") == "yes")
 

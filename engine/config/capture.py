@@ -52,7 +52,7 @@ class ServerSpec(Section):
         ge=1,
         le=1_000_000,
         title="Requests per minute, at most",
-        description="most requests per minute to each address; no limit if empty",
+        description="maximum requests per minute to each address; no limit if empty",
     )
     timeout_s: Annotated[float, PACE] = Field(
         120.0, gt=0, le=86_400, title="Longest wait, seconds", description="seconds to wait for an answer"

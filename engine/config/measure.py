@@ -33,7 +33,7 @@ class MeasureSpec(Section):
     proposals: Annotated[Proposals, MEASUREMENT] = Field(
         "sampled",
         title="How the draft proposes",
-        description="how the draft proposes when it is decoded: sampled: drawn from q, as Transformers does; argmax: "
+        description="how the draft proposes when it is decoded; sampled: drawn from q, as Transformers does; argmax: "
         "always its likeliest token, as vLLM, SGLang, llama.cpp and TensorRT-LLM do unless told otherwise",
     )
     max_new_tokens: int = Field(

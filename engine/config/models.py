@@ -70,13 +70,13 @@ class ModelSpec(Section):
         None,
         title="Spread over several devices",
         description="auto: a model larger than one card is spread over all that CUDA_VISIBLE_DEVICES names, then over "
-        "main memory, then over its own files; empty: it lies on target.device whole",
+        "main memory, then over its own files; empty: all of it is on target.device",
     )
     max_memory_gb: Annotated[dict[str, float] | None, Mark(affects="pace", used=_is_spread)] = Field(
         None,
         title="Most memory per device, GB",
-        description="with device_map, most memory for weights by device, 10^9 bytes, such as {0: 40, 1: 70, cpu: 100}; "
-        "a device that is not named gets none; empty: what is free",
+        description="with device_map, maximum memory for weights by device, 10^9 bytes, such as "
+        "{0: 40, 1: 70, cpu: 100}; a device that is not named gets none; empty: what is free",
     )
     tensor_parallel: Annotated[int, Mark(affects="pace", used=_is_split)] = Field(
         1,
@@ -192,7 +192,8 @@ class DraftSpec(Section):
         "or those of the checkpoint",
     )
     device: Annotated[str, PACE] = Field(
-        "auto", description="auto: where the target's embeddings are; or a torch device of the draft's own, as cuda:1"
+        "auto",
+        description="auto: where the target's embeddings are; or a torch device of the draft's own, such as cuda:1",
     )
     share_embeddings: bool = Field(
         True,

@@ -87,7 +87,7 @@ class PromptsSpec(Section):
     scenario: Literal["historical", "curated", "synthetic"] = Field(
         "curated", title="Scenario", description="where the training prompts come from"
     )
-    skip_bad: bool = Field(False, title="Go on past bad rows", description="go on past bad rows and count them")
+    skip_bad: bool = Field(False, title="Go on past bad rows", description="skip bad rows and count them")
     max_prompt_tokens: int | None = Field(
         None,
         ge=1,

@@ -71,7 +71,7 @@ def _read_with_base(path: Path, seen: tuple[Path, ...], section: type[Section]) 
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise DraftbenchError(
-            f"{path} holds no recipe", "a recipe is a mapping of sections", "see recipes/quickstart.yaml"
+            f"{path} is not a recipe", "a recipe is a mapping of sections", "see recipes/quickstart.yaml"
         )
     base = values.pop("base", None)
     own: dict[str, Any] = with_paths_beside(values, path.parent, section) if seen else values  # seen: it is a base

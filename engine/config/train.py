@@ -252,7 +252,7 @@ class TrainSpec(Section):
         None,
         ge=1,
         title="Tokens per step",
-        description="tokens of the target's answers per optimiser step, about; instead of batch_size",
+        description="approximate tokens of the target's answers per optimiser step, instead of batch_size",
     )
     micro_batch_tokens: Annotated[int | None, PACE] = Field(
         None,
@@ -283,7 +283,7 @@ class TrainSpec(Section):
         "(FSDP2), for drafts that do not fit",
     )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="of the forward and backward pass; the weights that are optimised stay float32"
+        "auto", description="precision of the forward and backward pass; the weights that are optimised stay float32"
     )
     eval_every: int = Field(
         25, ge=1, title="Steps between evaluations", description="steps between held-out evaluations"
@@ -304,8 +304,8 @@ class TrainSpec(Section):
             return values
         if values.get("batch_size") is not None:
             raise ValueError(
-                f"batch_size is {values['batch_size']} and batch_tokens {values['batch_tokens']}: a step takes so many "
-                "answers or so many tokens; set the other one to null"
+                f"batch_size is {values['batch_size']} and batch_tokens {values['batch_tokens']}: a step takes a "
+                "number of answers or of tokens; set the other one to null"
             )
         return {**values, "batch_size": None}
 

@@ -70,7 +70,7 @@ def _lines(file: BinaryIO, source: PromptSource) -> Iterator[bytes]:
             if dropped > _MAX_SKIPPED_BYTES:
                 raise DraftbenchError(
                     f"{source.path} has a line of more than {_MAX_SKIPPED_BYTES:,} bytes",
-                    "JSON lines have one record per line; this file is of another kind",
+                    "JSON lines have one record per line; this file is not",
                     "write one record per line, or name the file by its real format",
                 )
             if more[-1:] == b"\n":

@@ -190,9 +190,9 @@ def _stems(sources: Sequence[PromptSource]) -> list[str]:
 
 def _nothing_in(source: PromptSource, bad: Sequence[BadRow]) -> DraftbenchError:
     if not bad:
-        return DraftbenchError(f"{source.path} is empty: it holds no rows", "", "give a source with prompts in it")
+        return DraftbenchError(f"{source.path} is empty: it has no rows", "", "give a source with prompts in it")
     return DraftbenchError(
-        _listed(bad, f"{source.path} holds no good row ({len(bad)} bad)"),
+        _listed(bad, f"{source.path} has no valid row ({len(bad)} bad)"),
         "there is nothing to train or measure on",
         "correct the rows, or name the right columns with `messages_column` or `prompt_column`",
     )

@@ -177,7 +177,7 @@ def check_prompts(prompts: Sequence[Sequence[int]], names: Sequence[str] | None)
     if empty is not None:
         raise DraftbenchError(
             f"prompt {(names or list(map(str, range(len(prompts)))))[empty]!r} has no tokens",
-            "there is nothing to go on from",
+            "there is nothing to continue from",
             "begin it with the token that begins a text, or leave it out",
         )
 

@@ -179,7 +179,7 @@ def step_times_of(run: RunFolder) -> tuple[StepTimes | None, list[str]]:
     times, notes = StepTimes.load(run.path)
     path = run.path / "draft" / "best" / "draft.json"
     if times is not None and path.is_file() and read_object(path).get("weights_sha256") != times.draft_sha256:
-        return None, [*notes, "its step times are of an earlier draft of this run, and not used"]
+        return None, [*notes, "its step times were measured with an earlier draft of this run, and are not used"]
     return times, notes
 
 

@@ -173,7 +173,7 @@ def _totals(
     if sum(totals.accepted_at or []) != totals.accepted:
         raise DraftbenchError(
             f"llama-server reports {totals.accepted} accepted tokens in its reply and {totals.accepted_at} by place",
-            "the two are of one request only if nobody else asks meanwhile",
+            "the two belong to one request only if nobody else asks meanwhile",
             "let nothing else use the server",
         )
     return totals

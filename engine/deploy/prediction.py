@@ -63,7 +63,7 @@ class Predictor:
             rows = table[table.draft == "trained"]
             missing = [name for name in ("temperature", *_COLUMNS) if name not in table]
         if missing or not len(rows):
-            raise DraftbenchError(f"{path} has no rows of the trained draft", "it is of another version", again)
+            raise DraftbenchError(f"{path} has no rows of the trained draft", "it was made by another version", again)
         return cls(run_id, summary.conditions, rows)
 
     @cached_property

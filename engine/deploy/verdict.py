@@ -82,7 +82,7 @@ def judge(measurement: ServedMeasurement, predictor: Predictor) -> Verdict:
     if not compared:
         return Verdict("open", "the server counts nothing that was predicted", taken=taken)
     if all(figure.agrees is None for figure in compared):
-        why = "of one request or round no interval can be taken"
+        why = "one request or round is too few for an interval"
         return Verdict("open", why, figures, places, taken=taken, fix="ask the server more prompts")
     sentence = _sentence(figures, places)
     if all(figure.agrees is not False for figure in compared):

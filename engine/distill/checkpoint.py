@@ -70,7 +70,7 @@ def load_checkpoint(path: Path, draft: Draft) -> tuple[dict[str, Any], dict[str,
     own = kept_state(draft)
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
         raise DraftbenchError(
-            f"checkpoint {path} is of another draft", "its tensors differ in name or shape", "start a new run"
+            f"checkpoint {path} belongs to another draft", "its tensors differ in name or shape", "start a new run"
         )
     for name, tensor in own.items():
         tensor.copy_(weights[name])

@@ -30,7 +30,7 @@ _LEAVING_S = 10.0  # that the first process waits, at its end, for the others to
 _REASON_S = 2.0  # that a process waits for the reason why another one is gone
 _BUCKET_VALUES = 2**24  # gradients summed in one message: 67 MB in float32
 _STATUS = {"DraftbenchError": 2, "Cancelled": 130, "KeyboardInterrupt": 130}  # as the command line ends
-_RESUME = "`draftbench run --resume RUN` goes on from the last checkpoint, on any number of processes"
+_RESUME = "`draftbench run --resume RUN` continues from the last checkpoint, on any number of processes"
 
 Result = TypeVar("Result")
 

@@ -120,7 +120,7 @@ def _verdict(
     if added < factor.levels - 1:
         return "cannot be told apart", f"it changes only together with {_companions(factor, factors)}", math.nan
     if free < 1:
-        return "cannot be told apart", "too few runs for so many settings", math.nan
+        return "cannot be told apart", "too few runs for this many settings", math.nan
     error = residual / free
     beyond = gained - added * error
     chance = float(special.fdtrc(added, free, gained / added / error)) if error > 0 else 0.0 if gained > 0 else 1.0

@@ -92,7 +92,7 @@ def _refuse_place(folder: Path) -> None:
     """Raise DraftbenchError where no folder can appear: an export is written beside its folder and then renamed."""
     above = next((place for place in folder.parents if place.exists()), folder)
     if not above.is_dir():
-        raise DraftbenchError(f"cannot make {folder}", f"{above} is no folder", "choose another --out")
+        raise DraftbenchError(f"cannot make {folder}", f"{above} is not a folder", "choose another --out")
     if not os.access(above, os.W_OK | os.X_OK):
         raise DraftbenchError(
             f"not allowed to write {folder}",

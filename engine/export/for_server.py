@@ -246,7 +246,7 @@ def _of_target(recipe: Recipe, wishes: Wishes, spec: ModelSpec) -> Findings:
             "warning",
             f"the run learnt from the served model {learnt}, and {public_name(recipe.target.model)} is what its draft "
             "was made of",
-            "they may be two models: what was measured is of the served one, and the command starts the other",
+            "they may be two models: the served one was measured, and the command starts the other",
             f"name the weights of {learnt} with --served-target, unless they are these",
         )
 
@@ -261,7 +261,7 @@ def _of_copy(own: ModelSpec, served: ModelSpec) -> Findings:
             "warning",
             f"{public_name(served.model)} is another model than the run's target: {', '.join(theirs)}, "
             f"not {', '.join(ours)}",
-            "what was measured is of the run's target alone, and another one accepts otherwise",
+            "the run's own target was measured, and another one accepts other tokens",
             "serve the target that the draft was trained for, or train a draft for this one",
         )
     templates = [load_tokenizer(spec).chat_template for spec in (own, served)]

@@ -161,7 +161,7 @@ def _explained(expression: str, error: duckdb.Error, table: pd.DataFrame) -> Dra
     if function := _FUNCTION.search(text):
         return _wrong(expression, f"there is no function {function[1]!r} for such values", example)
     if "aggregate" in text:
-        return _wrong(expression, "a sum or mean is of several runs; a condition is asked of each run", example)
+        return _wrong(expression, "a sum or mean covers several runs; a condition is asked of each run", example)
     return _wrong(expression, "it is not a condition that can be evaluated for each run", example)
 
 
@@ -181,7 +181,7 @@ def _unknown(expression: str, name: str, table: pd.DataFrame) -> DraftbenchError
         return _wrong(expression, f"{why}; it is a value of {column!r}", f'write "{dotted}" in quotes: it is a text')
     near = did_you_mean(dotted, table.columns).partition("? ")
     hint = f"{near[0]}? " if near[1] else ""
-    return _wrong(expression, why, f"{hint}texts stand in quotes")
+    return _wrong(expression, why, f"{hint}text must be in quotes")
 
 
 def _holds(column: pd.Series[Any], value: str) -> bool:

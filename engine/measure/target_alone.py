@@ -37,7 +37,7 @@ def measure_target(
     if not timed_prompts:
         raise DraftbenchError(
             "measure.speed_prompts is 0 and there is no draft",
-            "of a target alone speed is all there is to measure",
+            "speed is all that can be measured of a target alone",
             "set measure.speed_prompts, or name a draft",
         )
     meter = LoadMeter()

@@ -95,7 +95,7 @@ class Team:
                 raise
             codes = ", ".join(str(code) for code in self._end() if code is not None)
             why = f"a process ended with status {codes}" if codes else f"{type(error).__name__}: {first_line(error)}"
-            raise DraftbenchError("the processes of target.tensor_parallel cannot go on", why, _FIX) from error
+            raise DraftbenchError("the processes of target.tensor_parallel cannot continue", why, _FIX) from error
         finally:
             self.busy = False
         return self._numbered(result) if keep else result
@@ -133,7 +133,7 @@ class Team:
         except RuntimeError as error:
             codes = ", ".join(str(code) for code in self._end() if code is not None)
             why = f"a process ended with status {codes}" if codes else first_line(error)
-            raise DraftbenchError("the processes of target.tensor_parallel cannot go on", why, _FIX) from error
+            raise DraftbenchError("the processes of target.tensor_parallel cannot continue", why, _FIX) from error
 
     def _received(self) -> Any:
         words: list[Any] = [None]
@@ -168,7 +168,7 @@ class _Pickler(pickle.Pickler):
             raise DraftbenchError(
                 f"{type(obj).__name__} is in one process alone, and the target in several (target.tensor_parallel)",
                 "Transformers' assisted generation wants both in one",
-                "measure or export with a target that lies whole or is spread: target.device_map: auto",
+                "measure or export with a target that is whole or spread: target.device_map: auto",
             )
         return number
 

@@ -22,7 +22,7 @@ def read_recipe(folder: Path) -> Recipe:
     with boundary(f"{path} is not valid", _NO_RECIPE, "the file is damaged"):
         values = parse_yaml(raw.decode("utf-8"), str(path), _NO_RECIPE)
         if not isinstance(values, dict):
-            raise DraftbenchError(f"{path} holds no recipe", "a recipe is a mapping of sections", _NO_RECIPE)
+            raise DraftbenchError(f"{path} is not a recipe", "a recipe is a mapping of sections", _NO_RECIPE)
         return parse_recipe(values, stored=True)
 
 

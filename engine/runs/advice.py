@@ -51,7 +51,7 @@ def gives_a_draft(run: RunFolder) -> str:
     if not trains(run):
         return (
             "it only measured, and keeps no draft of its own: `draftbench run` trains one; the draft that it measured, "
-            "if any, lies where draft.checkpoint of its recipe says"
+            "if any, is where draft.checkpoint of its recipe says"
         )
     if state != "done":
         return f"finish it with `draftbench run --resume {run.id}`"

@@ -57,7 +57,7 @@ def check_target(run: RunFolder, spec: ModelSpec, tokenizer: Any = None) -> str:
         commit = then.get("commit")
         raise DraftbenchError(
             f"the target of run {run.id} is not the one it began with: {', '.join(changed)}",
-            f"{spec.label} holds other files now, and all that the run learnt and measured is of those before",
+            f"{spec.label} holds other files now, and the run learnt and measured with those before",
             f"set `revision: {commit}` under `target` in {run.path / 'config.yaml'}, or start a new run"
             if commit
             else "put the files back, or start a new run",

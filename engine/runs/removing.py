@@ -85,7 +85,7 @@ def _refuse_if_at_work(run: RunFolder, at_work: bool) -> None:
     if at_work:
         raise DraftbenchError(
             f"run {run.id} is being worked on",
-            "its process would go on writing",
+            "its process would continue to write",
             f"stop it first with `draftbench runs cancel {run.id}`",
         )
 

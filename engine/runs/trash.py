@@ -104,7 +104,7 @@ def delete(entry: Removed) -> None:
     except OSError as error:
         raise DraftbenchError(
             f"run {entry.run_id} is removed, but not all of it could be deleted: {error.strerror}",
-            f"what is left lies in {doomed}",
+            f"what is left is in {doomed}",
             "delete it yourself",
         ) from error
 

@@ -282,7 +282,7 @@ def _unanswered(plan: CapturePlan, spec: ServerSpec, failed: list[tuple[str, str
     return DraftbenchError(
         f"{spec.base_url} did not answer {names}{more}: {failed[-1][1]}",
         f"{done} of {len(plan.prompts)} prompts are answered, and their answers are kept",
-        "the same command goes on with the rest once the server answers (a run: `draftbench run --resume ID`); "
+        "the same command continues with the rest once the server answers (a run: `draftbench run --resume ID`); "
         "capture.server.attempts, timeout_s and requests_per_minute control the requests. "
         "A prompt that the server always refuses has to be taken out",
     )

@@ -137,7 +137,7 @@ class ServerPool:
             others = sum(one is not member and one.is_open(self._now) for one in self._members)
             self._note(
                 f"{member.url} does not answer ({why}): it is left out and tried again later; "
-                f"{others} of {len(self._members)} servers go on"
+                f"{others} of {len(self._members)} servers continue"
             )
         member.pause_s = min(_LONGEST_PAUSE_S, 2 * member.pause_s or _FIRST_PAUSE_S)
         member.back_at = self._now + member.pause_s

@@ -43,7 +43,7 @@ def measure_server(
     """
     asked = prompts[: settings.speed_prompts]
     if not asked:
-        raise DraftbenchError("measure.speed_prompts is 0", "of a server speed is all there is to measure", "set it")
+        raise DraftbenchError("measure.speed_prompts is 0", "speed is all that can be measured of a server", "set it")
     rows, left_out = asyncio.run(_time(server, asked, settings, progress))
     if not rows:
         raise DraftbenchError(

@@ -175,7 +175,7 @@ def _entropies(folder: Path, rows: pd.DataFrame, rate: str) -> NDArray[np.str_]:
     if rate not in ON_TARGET_TEXT:
         raise DraftbenchError(
             f"{rate} cannot be sliced by entropy",
-            "the target's entropy is stored where it wrote its own text, and sampled rates are of other texts",
+            "the target's entropy is stored where it wrote its own text, and sampled rates come from other texts",
             f"give --rate, one of: {', '.join(ON_TARGET_TEXT)}",
         )
     if "entropy" not in rows or rows.entropy.isna().any():

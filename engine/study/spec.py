@@ -143,7 +143,7 @@ def dump_study(spec: StudySpec) -> str:
 def _mapping(values: Any, named: str) -> dict[str, Any]:
     if not isinstance(values, dict) or not {"axes", "name"} <= values.keys():
         raise DraftbenchError(
-            f"{named} holds no study",
+            f"{named} is not a study",
             "a study has a name and axes; `draftbench run` is for the recipe of a single run",
             "see recipes/studies/smoke.yaml",
         )

@@ -80,7 +80,9 @@ def _load(path: Path) -> Trace:
         if written_as == _FORMAT:
             return _trace(stored, path.stem)
     except (DraftbenchError, KeyError, TypeError, ValueError, AttributeError):
-        raise DraftbenchError(f"{path} is damaged", "it holds no trace", "remove it, or save the trace again") from None
+        raise DraftbenchError(
+            f"{path} is damaged", "there is no trace in it", "remove it, or save the trace again"
+        ) from None
     raise DraftbenchError(
         f"trace {path.stem} has format {written_as}", "another version of Draftbench wrote it", "update Draftbench"
     )

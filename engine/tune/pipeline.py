@@ -52,7 +52,7 @@ def tune(
         for side, data in (("training", train), ("held-out", heldout)):
             if past := data.counts["reference_past_its_end"]:
                 progress.note(
-                    f"{past} of {len(data.encoded)} {side} references go on after an end of turn: the text after it "
+                    f"{past} of {len(data.encoded)} {side} references continue after an end of turn: the text after it "
                     "is left out, as no served answer has it"
                 )
         trained = _adapter(recipe, loaded, train, folder, identity, progress)

@@ -27,7 +27,7 @@ class TuneData(Section):
 class AdapterSpec(LoraSpec):
     """The LoRA adapter of a target. Embeddings and output head are never adapted: the draft shares them."""
 
-    layers: int = Field(14, ge=1, description="adapt the last so many layers; those below need no backward pass")
+    layers: int = Field(14, ge=1, description="adapt this many of the last layers; those below need no backward pass")
 
 
 class TuneTraining(Section):
@@ -57,7 +57,7 @@ class TuneMeasure(Section):
     """The figures before and after."""
 
     records: int | None = Field(
-        None, ge=1, description="perplexity on the first so many held-out records; all if empty"
+        None, ge=1, description="perplexity on this many held-out records, from the first; all if empty"
     )
     function_calls: bool = Field(False, description="let the model answer, and judge its function calls")
     call_records: int = Field(96, ge=2, description="held-out records answered for the rate of valid calls")
@@ -86,7 +86,7 @@ class TuneRecipe(Section):
             raise ValueError("target.quantize: an adapter is made for unrounded weights; tune the plain model")
         if self.target.device_map is not None or self.target.tensor_parallel > 1:
             raise ValueError(
-                "target.device_map, target.tensor_parallel: an adapter is tuned on a target that lies whole"
+                "target.device_map, target.tensor_parallel: an adapter is tuned on a target that is whole on one device"
             )
         if self.target.adapter is not None:
             raise ValueError("target.adapter: an adapter is made for the plain model; merge the first one before")

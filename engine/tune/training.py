@@ -155,7 +155,7 @@ class Tuner:
             if state.get("identity") != self.identity:
                 raise DraftbenchError(
                     f"{path} belongs to another recipe, model or data",
-                    "to go on from it would make an adapter that no recipe describes",
+                    "to continue from it would make an adapter that no recipe describes",
                     "choose another folder with --out, or remove this one",
                 )
             self._restore({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)

@@ -447,7 +447,7 @@ def test_the_conversation_is_sent_whole_and_shown_as_it_is_sent(address: str, ru
 
 def test_an_answer_is_continued_by_its_own_turn(address: str, run_id: str):
     client = visitor(address)
-    assert "there is no answer to go on from" in client.predict(api_name="/continue")[0]
+    assert "there is no answer to continue" in client.predict(api_name="/continue")[0]
     client.predict(api_name="/decode", **filled(run_id, temperature=0.0))
     note, turns = client.predict(api_name="/continue")
     assert note == ""

@@ -539,7 +539,7 @@ def test_the_check_and_the_export_are_started_with_what_was_chosen(
     assert started[0][-15:] == ["export", *asked, *more, "--preflight"]
     press(test, "Export for llama.cpp")
     assert started[1][-14:] == ["export", *asked, *more]
-    assert "It goes on when you close this page" in words(test)
+    assert "It continues when you close this page" in words(test)
     assert not [label for label in buttons(test) if label.startswith("Export for")]  # while it is under way
     assert [box.value.split()[0] for box in test.success] == ["Writing"]
 

@@ -226,7 +226,7 @@ def _over_seeds(points: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame,
     rows = curves.once_per_seed(rows, recipes)
     points = curves.over_seeds(points[points.run_id.isin(rows.run_id)], recipes)
     if not (points.seeds > 1).any():
-        st.caption("No recipe has two seeds among these runs: each line is of one.")
+        st.caption("No recipe has two seeds among these runs: each line shows one.")
     rows = rows[rows.run_id.isin(points.run_id)]
     counts = points.groupby("run_id").seeds.first()
     labels = {

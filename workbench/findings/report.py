@@ -70,11 +70,11 @@ def whole(
 
 HOW = (
     "Acceptance is exact acceptance: the mean of sum min(p, q) "
-    "over the target's own text (of claim 6b, argmax acceptance: the mean of p(argmax q)). Two runs are compared only "
-    "if they differ in nothing but the setting in question, on "
+    "over the target's own text (for claim 6b, argmax acceptance: the mean of p(argmax q)). Two runs are compared only "
+    "where the setting in question is their only difference, on "
     "the same held-out prompts, paired by prompt; intervals are bootstraps over prompts. A claim's verdict is that of "
-    f"its weakest comparison, and nothing is called reproduced before {ENOUGH_SEEDS} seeds agree. A comparison is of "
-    "one temperature; effects over several are averages, and each temperature's own stands beside them. The paper "
+    f"its weakest comparison, and nothing is called reproduced before {ENOUGH_SEEDS} seeds agree. A comparison is made "
+    "at one temperature; effects over several are averages, with each temperature's own beside them. The paper "
     "does not state whether it means relative or absolute percent, so both are given."
 )
 

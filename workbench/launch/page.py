@@ -193,7 +193,7 @@ def may_send_key(recipe: Recipe) -> bool:
     variable, server = str(spec.key_env), server_of(new[0])
     st.warning(
         f"**The value of {ui.text(variable)} would be sent to {ui.text(server)}**\n\nIt was never sent there before. "
-        "Only go on if this server is meant to have that key.",
+        "Continue only if this server should have that key.",
         icon=":material/key:",
     )
     st.button(

@@ -23,7 +23,7 @@ _FOLDERS = (".", "domains", "drafts")  # recipes/targets and recipes/magpie make
 # Choices of one key that can make another's impossible: a setting that resolves it, and what it means.
 _WAYS_OUT = (
     ("train.online.stream=replay", "Replay captured answers as the stream"),
-    ("draft.vocabulary=null", "Choose no vocabulary anew"),
+    ("draft.vocabulary=null", "Do not choose a new vocabulary"),
 )
 _COMMON = "common"  # the base of a folder's recipes, which is no recipe by itself
 

@@ -26,7 +26,7 @@ def show(recipes: Sequence[Recipe]) -> None:
         f"Acceptance, speed and losslessness are measured on the held-out prompts at temperature {temperatures}.",
     ]
     numbered = "\n".join(f"{place}. {line}" for place, line in enumerate(lines, start=1))
-    st.markdown(f"{numbered}\n\nOne run at a time is worked on. It goes on when this page or the server is closed.")
+    st.markdown(f"{numbered}\n\nRuns are worked on one at a time, and continue when this page or the server is closed.")
 
 
 def _answers(recipes: Sequence[Recipe]) -> str:

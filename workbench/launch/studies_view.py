@@ -97,8 +97,8 @@ def _plan(current: Study) -> None:
             icon=":material/playlist_add:",
         )
         st.caption(
-            "Runs that are done are kept, also those made before the study. What failed or was stopped goes on. "
-            "A cell that fails stops no other."
+            "Runs that are done are kept, also those made before the study. What failed or was stopped is continued. "
+            "A cell that fails does not stop the others."
         )
     if counts.get("done") and current.name in studies_of(queries.runs()):
         with st.container(horizontal=True, gap="medium"):
@@ -111,7 +111,7 @@ def _plan(current: Study) -> None:
 def _passed_over(sentences: list[str]) -> str:
     more = f" So were {len(sentences) - 1} more runs." if len(sentences) > 1 else ""
     first = sentences[0]
-    return f"{first[0].upper()}{first[1:]}, so its cell is made anew.{more}"
+    return f"{first[0].upper()}{first[1:]}, so its cell is run again.{more}"
 
 
 def _start(current: Study, place: str) -> str:
@@ -119,7 +119,7 @@ def _start(current: Study, place: str) -> str:
         if server is not None:
             require_allowed(queries.home(), server)
     done = start(queries.home(), current, on=place)
-    return f"{len(done.submitted)} runs of study {current.name} were queued, {len(done.resumed)} go on."
+    return f"{len(done.submitted)} runs of study {current.name} were queued, {len(done.resumed)} continue."
 
 
 def _cost(current: Study) -> None:

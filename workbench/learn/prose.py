@@ -33,8 +33,8 @@ whose certificate has not passed is not ranked, and never called *serve it*.
 serve it, no gain, not decided yet
 The verdict on a draft. **Serve it**: with it decoding was faster on the clock than plain decoding by the same engine
 and than Transformers' `generate`, with the whole interval of the ratio above 1, on the same prompts in the same dtype.
-**No gain**: it was slower than one of them, with the whole interval. **Not decided yet**: an interval holds 1, or
-something was not timed. Beside the verdict stands what would change it.
+**No gain**: it was slower than one of them, with the whole interval. **Not decided yet**: an interval contains 1, or
+something was not timed. Beside the verdict is what would change it.
 
 slice
 A part of the text that is looked at by itself: one kind of token, one prompt group, one stretch of the answer, or where
@@ -69,7 +69,7 @@ when the target is only an API.
 
 recipe, run, study
 A recipe is a YAML file. A run is one draft trained and measured from it. A study is a grid of runs that share
-captures.
+captures; each combination of its settings is a **cell**, made by one run.
 """
 
 TRAPS = """
@@ -109,7 +109,7 @@ Equal sizes do not mean equal ids, and padded sizes differ although the tokens a
 draws.
 
 The chat template
-A beginning-of-text mark too many, or another template in training than in serving, costs acceptance silently.
+One beginning-of-text mark too many, or another template in training than in serving, costs acceptance silently.
 -> One template renders training, measurement and decoding; an exported draft carries it along.
 
 Held-out prompts that were trained on
@@ -127,7 +127,7 @@ Two drafts may change places with another seed, and tokens of one answer are not
 Speed measured carelessly
 A first pass that warms up, a busy machine or another thread count decides the result.
 -> Plain and speculative decoding take turns on the same prompts after a warm-up; dtype, threads, gamma and
-temperature stand beside the number.
+temperature are shown beside the number.
 
 An answer that ends inside a proposal
 Tokens after the end are not output, but are easily counted as such.
@@ -154,8 +154,8 @@ For greedy agreement the four counts (both, only A, only B, neither) are shown w
 takes positions as independent, so its p-value is too small: it describes, the interval decides.
 
 Seeds
-Training has luck in it. A claim is called reproduced from three seeds on that all point the same way; the
-seeds are added up within each prompt.
+Training involves chance. A claim is called reproduced only with at least three seeds that all point the same way;
+the seeds are added up within each prompt.
 
 The alarm
 What was accepted in a trace must agree with the sum of what p and q predict for it. More than four standard

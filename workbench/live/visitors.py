@@ -180,7 +180,7 @@ def continued(request: gr.Request) -> tuple[str, Any]:
     answer = answer_html.answer_text(live) if live else ""
     if live is None or not answer:
         return answer_html.error(
-            DraftbenchError("there is no answer to go on from", "nothing has been decoded yet", "press Decode first")
+            DraftbenchError("there is no answer to continue", "nothing has been decoded yet", "press Decode first")
         ), gr.skip()
     messages = list(live.ask.conversation.messages)
     asked = messages[1:] if messages[0]["role"] == "system" else messages

@@ -100,9 +100,9 @@ def _exporting(run: RunFolder) -> None:
         st.rerun()
     number, total, words = now.step or (1, 1, "")
     share = (number - 1) / total if now.step else 0.0
-    counted = f"Step {number} of {total}: {words}" if now.step else "Starting a process of its own"
+    counted = f"Step {number} of {total}: {words}" if now.step else "Starting a process for it"
     st.progress(share, text=ui.text(f"{counted}; {duration(since(now.started.started_at))} so far"))
-    st.caption(ui.text(f"To {now.folder}{_of(now)}. It goes on when you close this page."))
+    st.caption(ui.text(f"To {now.folder}{_of(now)}. It continues when you close this page."))
     if now.output:
         with st.expander("What it printed", icon=":material/subject:"):
             st.code(now.output, language=None, wrap_lines=True)

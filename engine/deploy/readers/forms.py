@@ -67,8 +67,8 @@ def read_documents(
     if texts and len(texts) < len(documents):
         raise refused(
             f"{texts[0].name} is text, {next(d.name for d in documents if d.objects is not None)} is JSON",
-            "files of one import are of one form",
-            "import each on its own",
+            "all files of one import must have the same form",
+            "import them one by one",
         )
     if texts:
         with foreign(texts[0].name):
@@ -136,7 +136,7 @@ def _ended(values: Sequence[Located], claims: Callable[[Mapping[str, Any]], bool
             ended.append(Located(value, where))
     for where in open_at.values():
         raise refused(
-            f"{where} is the last piece here of a streamed answer that goes on",
+            f"{where} is the last piece here of a streamed answer that continues",
             "the stream is torn there: figures of a part would look like all",
             "take the whole stream, or leave this answer out",
         )
@@ -192,7 +192,7 @@ def _of_text(documents: Sequence[Document], form: str | None, model: str | None)
         )
     if form == "llama.cpp" or (form is None and is_log and not is_metrics):
         if len(documents) > 1:
-            raise refused(f"{len(documents)} logs", "task numbers begin anew in each", "import them one by one")
+            raise refused(f"{len(documents)} logs", "task numbers start again in each", "import them one by one")
         if not is_log:
             raise refused(
                 f"{first.name} has no line `draft acceptance = ...`",
@@ -235,7 +235,7 @@ def _recognised(values: Sequence[Located], form: str | None) -> Form:
 def _unknown(where: str) -> Exception:
     forms = "; ".join(f"{form.name}: {form.title}" for form in FORMS.values())
     return refused(
-        f"{where} holds no figures of speculation that are known here",
+        f"{where} has no figures of speculation that are known here",
         "the server did not speculate or report it, or a newer version of it reports it otherwise",
         forms,
     )

@@ -197,7 +197,9 @@ def _of_model(
     of = {series: _model(series) for series in read if series[0].startswith(f"{prefix}spec_")}
     names = sorted({name for name in of.values() if name is not None})
     if model is not None and names and model not in names:
-        raise refused(f"{where} has no model {model!r}", "its counters are of others", did_you_mean(model, names))
+        raise refused(
+            f"{where} has no model {model!r}", "its counters belong to other models", did_you_mean(model, names)
+        )
     if model is None and len(names) > 1:
         raise refused(
             f"{where} has counters of {len(names)} models: {', '.join(names[:6])}",

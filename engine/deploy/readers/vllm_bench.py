@@ -43,7 +43,7 @@ def read(values: Sequence[Located]) -> Reading:
     if len(results) > 1:
         raise refused(
             f"{len(results)} results of vllm bench serve",
-            "each is of its own concurrency and prompts, so their sum says nothing of either",
+            "each has its own concurrency and prompts, so their sum says nothing about either",
             "import them one by one",
         )
     value, where = results[0]

@@ -149,5 +149,5 @@ def remote_code(subject: Subject) -> Finding:
         return ok("only Transformers' own code runs")
     return warning(
         f"Python code that ships with {spec.model} will run with your rights",
-        "go on only if you trust its author; else set target.trust_remote_code to false",
+        "continue only if you trust its author; else set target.trust_remote_code to false",
     )

@@ -27,7 +27,7 @@ def source(subject: Subject, side: str) -> Finding:
         first = read.bad[0]
         return failed(
             f"{message}, the first in {first.file}, row {first.line}: {first.reason}",
-            "correct them, or set prompts.skip_bad to go on without them",
+            "correct them, or set prompts.skip_bad to continue without them",
         )
     once = distinct(read.prompts) if side == "heldout" else read.prompts
     if repeats := len(read.prompts) - len(once):
@@ -143,13 +143,13 @@ def in_the_template(subject: Subject) -> Finding:
         also = f"; it does not write {'; '.join(left_out.in_words())}" if left_out.parts else ""
         return warning(
             f"prompts hold marks of the template as text: {'; '.join(marks)}{also}",
-            "go on if they ask about the marks; a text that was rendered already is given as its messages instead",
+            "continue if they ask about the marks; if a text was rendered already, give its messages instead",
         )
     if not left_out.parts:
         return ok(f"everything in {left_out.looked_at:,} prompts is written")
     return warning(
         f"the template does not write {'; '.join(left_out.in_words())}",
-        "go on if that is meant: a server with this template leaves it out as well; else change the prompts",
+        "continue if this is intended: a server with this template leaves it out as well; else change the prompts",
     )
 
 

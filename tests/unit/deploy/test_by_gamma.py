@@ -59,7 +59,7 @@ def test_step_times_of_another_draft_are_used_for_nothing(tmp_path: Path):
     known = speed_by_gamma(run)
     assert known is not None
     assert "interpolated" in known.basis
-    assert known.notes == ("its step times are of an earlier draft of this run, and not used",)
+    assert known.notes == ("its step times were measured with an earlier draft of this run, and are not used",)
 
 
 def test_a_round_costs_what_step_times_say_or_else_what_the_runs_own_timing_does():

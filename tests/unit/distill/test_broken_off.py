@@ -175,7 +175,7 @@ def test_a_killed_process_is_resumed_to_the_same_weights(tmp_path, target, captu
 
 def test_a_checkpoint_of_another_draft_is_refused(tmp_path, target, capture):
     trainer_in(tmp_path, target, capture).run()
-    with pytest.raises(DraftbenchError, match="is of another draft"):
+    with pytest.raises(DraftbenchError, match="belongs to another draft"):
         trainer_in(tmp_path, target, capture, draft=draft_of(target, layers=3)).run()
 
 

@@ -114,7 +114,7 @@ def test_a_dead_server_is_left_out_said_once_and_comes_back(
     back = [note for note in progress.said if "answers again" in note]
     assert len(left_out) == 1
     assert dead.base_url in left_out[0]
-    assert "2 of 3 servers go on" in left_out[0]
+    assert "2 of 3 servers continue" in left_out[0]
     assert back == [f"{dead.base_url} answers again"]
     assert seen["asked"] < 30  # it is not hammered while it is gone
 

@@ -88,7 +88,7 @@ def test_what_is_not_valid_is_named(written: Written, changes: dict[str, Any], r
 
 
 def test_a_recipe_of_a_run_is_no_study():
-    with pytest.raises(DraftbenchError, match="holds no study"):
+    with pytest.raises(DraftbenchError, match="is not a study"):
         load_study(PROJECT_ROOT / "recipes" / "smoke.yaml")
 
 

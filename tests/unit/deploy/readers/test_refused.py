@@ -326,5 +326,5 @@ def test_a_stream_with_figures_in_every_piece_is_one_answer(server: str):
     reading, _ = read_documents([as_file(*pieces)])
     assert (reading.totals.requests, reading.totals.proposed, reading.totals.accepted) == (1, 6, 2)
     assert not any("left out" in note for note in reading.notes)
-    with pytest.raises(DraftbenchError, match="line 2 is the last piece here of a streamed answer that goes on"):
+    with pytest.raises(DraftbenchError, match="line 2 is the last piece here of a streamed answer that continues"):
         read_documents([as_file(*pieces[:-1])])
