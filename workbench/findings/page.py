@@ -57,8 +57,8 @@ def show_how(evaluated: HomeFindings, rates: pd.DataFrame, study: str | None) ->
     """How a verdict is reached, and the whole page as a file."""
     with st.expander("How this is judged"):
         st.markdown(
-            "Acceptance is *exact* acceptance on the target's own text; for claim 6b it is *argmax* acceptance. Runs are "
-            "compared only where the setting in question is their only difference, on the same held-out prompts, "
+            "Acceptance is *exact* acceptance on the target's own text; for claim 6b it is *argmax* acceptance. Runs "
+            "are compared only where the setting in question is their only difference, on the same held-out prompts, "
             "paired by prompt. A claim's verdict is that of its weakest comparison. Nothing is called reproduced "
             f"before {ENOUGH_SEEDS} seeds agree. A comparison is made at one temperature; effects over several are "
             "averages, with each temperature's own beside them. The paper does not state whether it means relative or "
