@@ -175,7 +175,9 @@ def remove(
 @runs_app.command("restore")
 def restore(
     context: typer.Context,
-    run_id: Annotated[str, typer.Argument(help="Id of a run that `draftbench runs --deleted` lists.")],
+    run_id: Annotated[
+        str, typer.Argument(help="Id of a run that `draftbench runs --deleted` lists, or its beginning.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Bring a removed run back, as it was.

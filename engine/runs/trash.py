@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -70,28 +71,35 @@ def removed_runs(home: Home) -> list[Removed]:
 
 
 def restore(home: Home, run_id: str, removed_at: datetime | None = None) -> Path:
-    """Put back the run of that id that was removed last, or at that time; its folder.
+    """Put back the run of that id, or the only one whose id begins so, that was removed last or at that time; its
+    folder.
 
     Raises DraftbenchError if the trash holds none, or if there is a run of that name again.
     """
     with disk_errors(home.runs), FileLock(home.runs / ".removed.lock"):  # two may restore at once
         entries = removed_runs(home)
-        entry = next(
-            (entry for entry in entries if entry.run_id == run_id and removed_at in (None, entry.removed_at)), None
-        )
+        meant = _meant(entries, run_id)
+        entry = next((entry for entry in meant if removed_at in (None, entry.removed_at)), None)
         if entry is None:
             known = [entry.run_id for entry in entries]
             hint = did_you_mean(run_id, known) if known else "nothing was removed in the last 24 hours"
             raise DraftbenchError(f"no removed run {run_id!r}", "the trash keeps runs for a day", hint)
-        place = home.run(run_id)
+        place = home.run(entry.run_id)
         if os.path.lexists(place):
             raise DraftbenchError(
-                f"there is a run {run_id} again",
+                f"there is a run {entry.run_id} again",
                 "restoring the removed one would replace it",
                 f"remove or rename {place}, then restore",
             )
         entry.path.rename(place)
     return place
+
+
+def _meant(entries: Sequence[Removed], name: str) -> list[Removed]:
+    """The entries of that id; else those whose ids begin so, if all are of one run."""
+    begun = [entry for entry in entries if name and entry.run_id.startswith(name)]
+    whole = [entry for entry in begun if entry.run_id == name]
+    return whole or (begun if len({entry.run_id for entry in begun}) == 1 else [])
 
 
 def delete(entry: Removed) -> None:

@@ -149,6 +149,16 @@ def test_a_full_disk_keeps_the_run_where_it_is(monkeypatch: pytest.MonkeyPatch):
     assert run.path.is_dir()
 
 
+def test_a_removed_run_is_named_by_the_beginning_of_its_id_as_any_other_is():
+    runs = [make("mine-a"), make("mine-b")]
+    for run in runs:
+        remove_run(home(), run)
+    with pytest.raises(DraftbenchError, match="no removed run 'mine'"):  # it could be either
+        trash.restore(home(), "mine")
+    assert trash.restore(home(), "mine-a") == runs[0].path
+    assert trash.restore(home(), "mine") == runs[1].path  # the only one that is left
+
+
 def test_the_commands_remove_list_and_restore(draftbench: Draftbench):
     run = make()
     said = draftbench("runs", "remove", run.id, "--yes", "--json").json()
