@@ -143,7 +143,7 @@ def remarks(info: Mapping[str, Any]) -> list[str]:
     """Lines about a source: columns left aside, rows without a named column, and translations that were made."""
     lines = []
     if aside := info.get("left_aside"):
-        lines.append(f"left aside: {', '.join(aside)}")
+        lines.append(f"columns that are not used: {', '.join(aside)}")
     lines += [f"{count} rows have no {column!r}" for column, count in info.get("missing", {}).items()]
     if translated := info.get("translated"):
         lines.append("read: " + ", ".join(f"{what} ({count})" for what, count in translated.items()))

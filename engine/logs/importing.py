@@ -136,7 +136,7 @@ def import_logs(
     refuse_existing(out, MARKER, overwrite=overwrite)
     log = read_logs(sources, every_turn=options.every_turn, skip_bad=options.skip_bad)
     steps = _Steps(log.rows)
-    steps.add("is no conversation", len(log.bad))
+    steps.add("not a conversation", len(log.bad))
     steps.left = len(log.queries)  # one row can have several queries
     steps.add("cut where an answer begins", 0)
     entries, pii = _entries(log.queries, options)
@@ -233,7 +233,7 @@ def _split(
 
 def _unseen(train: Sequence[Entry], heldout: Sequence[Entry], steps: _Steps, *, by_tools: bool) -> list[Entry]:
     """Return the training records that show nothing of the held-out side."""
-    steps.add("is held out", len(heldout))
+    steps.add("held out", len(heldout))
     if by_tools:  # a conversation that changed its tools can bring a set to both sides
         sets = {tool_names(entry) for entry in heldout} - {()}
         unseen = [entry for entry in train if tool_names(entry) not in sets]

@@ -25,7 +25,7 @@ MOST_BYTES = 50_000_000  # of a file that comes through the browser
 _HASH_DIGITS = 16
 _WANTED_HELDOUT, _LEAST_SHARE, _MOST_SHARE = 30, 0.12, 0.4
 _FEW_HELDOUT = 20
-_OTHER_SIDE = "is held out"  # the step of an import that removes nothing
+_OTHER_SIDE = "held out"  # the step of an import that removes nothing
 LEAST_PROMPTS = 16  # of fewer, no side has enough
 
 

@@ -47,7 +47,7 @@ def known_at(token: ReplyToken, token_id: int, token_bytes: TokenBytes, vocab_ro
     for alternative in token.alternatives:
         logprob = alternative.logprob
         if logprob is None:
-            raise Unanswered("a likeliest token whose log-probability is not one (not retried)")
+            raise Unanswered("a likeliest token with an invalid log-probability (not retried)")
         if logprob == -math.inf:
             continue
         its_id = _certain_id(alternative, token_bytes, vocab_rows)

@@ -97,8 +97,8 @@ def remarks(cells: pd.DataFrame) -> list[str]:
         )
     if (cells.passed_over > 0).any():
         notes.append(
-            "A cell shows the runs of the number of training queries that most cells have, else of its largest, and "
-            f"among these of the most steps: {int(cells.passed_over.sum())} runs are not shown."
+            "A cell shows its runs with the number of training queries that most cells have, else with its largest; "
+            f"of those, the runs with the most steps. {int(cells.passed_over.sum())} runs are not shown."
         )
     if (cells.runs > 1).any():
         notes.append("Where several remain, it shows the mean of their values and of their bounds.")

@@ -140,8 +140,8 @@ def rates(comparison: Comparison, metric: str) -> None:
     st.caption(
         "Below each rate is its change from the baseline, paired on prompts that the target answered with the same "
         "text when it was captured. Above temperature 0 the sampled rates are of each draft's own answers to them. "
-        f"▲ and ▼ mark changes whose 95% interval excludes zero, ≈ those whose interval holds it; changes over fewer "
-        f"than {LEAST_PROMPTS} prompts have no interval and no mark."
+        f"▲ and ▼ mark changes whose 95% interval excludes zero, ≈ those whose interval contains it; changes over "
+        f"fewer than {LEAST_PROMPTS} prompts have no interval and no mark."
     )
     for sentence in tables.unequal_training(comparison):
         st.caption(f":material/warning: {ui.text(sentence)}.")

@@ -15,7 +15,7 @@ from workbench.shared.method_names import method_of
 def show(recipes: Sequence[Recipe]) -> None:
     """The steps of a run in words."""
     recipe, count = recipes[0], len(recipes)
-    temperatures = ", ".join(f"{t:g}" for t in recipe.measure.temperatures)
+    temperatures = " and ".join(f"T = {t:g}" for t in recipe.measure.temperatures)
     modes = list(dict.fromkeys(r.train.mode for r in recipes))
     learning = [_LEARNS.get(mode, _offline)(next(r.train for r in recipes if r.train.mode == mode)) for mode in modes]
     methods = ", ".join(dict.fromkeys(method_of(r.train) for r in recipes))
@@ -23,7 +23,7 @@ def show(recipes: Sequence[Recipe]) -> None:
     lines = [
         _answers(recipes),
         f"{subject} with {ui.text(methods)}, {'; '.join(learning)}.",
-        f"Acceptance, speed and losslessness are measured on the held-out prompts at temperature {temperatures}.",
+        f"Acceptance, speed and losslessness are measured on the held-out prompts at {temperatures}.",
     ]
     numbered = "\n".join(f"{place}. {line}" for place, line in enumerate(lines, start=1))
     st.markdown(f"{numbered}\n\nRuns are worked on one at a time, and continue when this page or the server is closed.")

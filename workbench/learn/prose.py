@@ -38,7 +38,8 @@ something was not timed. Beside the verdict is what would change it.
 
 slice
 A part of the text that is looked at by itself: one kind of token, one prompt group, one stretch of the answer, or where
-the target itself is unsure. What holds most of the refusals is where training can gain most: Compare, tab Slices.
+the target itself is unsure. Training can gain most in the slices that hold most of the refusals: see Compare, tab
+Slices.
 
 c
 The time of one draft pass over the time of one target pass, measured on your machine.

@@ -21,7 +21,7 @@ _QUERY_CHARACTERS = 100
 def prompts(report: dict[str, Any]) -> None:
     """Print the counts, token lengths and bad rows of the checked prompt files."""
     counts = ("prompts", "with_tools", "repeated", "too_long")
-    console.table("", ["", "number"], [[name, report[name]] for name in counts])
+    console.table("", ["", "number"], [[name.replace("_", " "), report[name]] for name in counts])
     tokens = report["tokens"]
     console.line(f"tokens per prompt: minimum {tokens['least']}, median {tokens['median']}, maximum {tokens['most']}")
     console.paragraph("groups: " + ", ".join(f"{name} {n}" for name, n in report["groups"].items()))
@@ -143,8 +143,9 @@ def imported(report: ImportSummary, folder: str) -> None:
             console.paragraph(f"{file['file']}: {remark}")
     pii, counts = report["pii"], report["counts"]
     if pii["scrubbed"]:
-        replaced = ", ".join(f"{name} {n}" for name, n in pii["found"].items()) or "nothing"
-        console.paragraph(f"replaced in {pii['prompts']} prompts: {replaced}")
+        replaced = ", ".join(f"{name} {n}" for name, n in pii["found"].items())
+        where = f"replaced in {pii['prompts']} prompts: {replaced}"
+        console.paragraph(where if replaced else "personal data and keys: none of a recognisable form was found")
         console.paragraph(f"note: {pii['remark']}")
     else:
         console.paragraph("personal data and keys were kept as they are (--keep-pii)")

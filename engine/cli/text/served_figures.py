@@ -85,7 +85,7 @@ def _print(name: str, measurement: ServedMeasurement | None, problem: str, verdi
         bases = {_BASES[figure.basis] for figure in verdict.figures}
         console.table("", ["", "predicted", "served", "standard errors apart", "chance allows"], rows)
         console.line(f"  intervals: predicted over prompts, served {' and '.join(sorted(bases))}")
-    console.line(f"{verdict.outcome}: {verdict.sentence}")
+    console.paragraph(f"{verdict.outcome}: {verdict.sentence}")
     for place, cause in enumerate(verdict.causes[:_SHOWN_CAUSES], 1):
         console.line(f"  {place}. {cause.title} ({cause.weight:.2f}): {cause.why}")
         console.line(f"     fix: {cause.fix}")

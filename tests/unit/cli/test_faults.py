@@ -57,7 +57,7 @@ def test_a_recipe_that_cannot_work_is_refused_before_there_is_a_run(
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [("", "empty"), ("no JSON", "no good row"), ('{"question": "what?"}', "no good row"), ("\0", "no good row")],
+    [("", "empty"), ("no JSON", "no valid row"), ('{"question": "what?"}', "no valid row"), ("\0", "no valid row")],
 )
 @pytest.mark.parametrize("command", [["run"], ["run", "--queue"], ["train"], ["measure-only"]])
 def test_prompts_that_cannot_be_read_leave_no_run(

@@ -52,7 +52,7 @@ def test_two_scrapes_become_a_measurement_with_a_verdict(run: RunFolder, tmp_pat
     assert result.code == 0, result.err
     assert "agrees: as predicted" in result.out
     assert "token 1 accepted" in result.out
-    assert "other requests of that time are in the figures" in result.out
+    assert "they include other requests of that time" in result.out
     shown = only(call("served", "show", "sample", "day-1", "--json"))
     assert shown["verdict"]["outcome"] == "agrees"
     assert shown["measurement"]["totals"]["accepted_at"] == [336, 119, 38]

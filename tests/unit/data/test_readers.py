@@ -518,7 +518,7 @@ def test_parquet_without_the_columns_names_those_it_has(tmp_path):
 
 def test_file_without_a_good_row_is_an_error_even_with_skip_bad(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", {"prompt": ""}, "{")
-    with pytest.raises(DraftbenchError, match=r"no good row \(2 bad\)[\s\S]*x.jsonl:1: 'prompt' is empty"):
+    with pytest.raises(DraftbenchError, match=r"no valid row \(2 bad\)[\s\S]*x.jsonl:1: 'prompt' is empty"):
         read(path, skip_bad=True)
 
 

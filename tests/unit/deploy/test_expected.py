@@ -136,7 +136,7 @@ def test_step_times_of_another_draft_are_used_for_nothing(run: RunFolder):
     found = expectations(run, servers=["vllm"])
     assert (found.rows, found.timed_on) == (without.rows, without.timed_on)
     assert {row.schedule for row in found.rows} == {None}
-    assert any("of an earlier draft of this run, and not used" in note for note in found.notes)
+    assert any("with an earlier draft of this run, and are not used" in note for note in found.notes)
 
 
 def test_a_prediction_stands_beside_what_the_run_measured_and_yields_to_it(run: RunFolder):

@@ -376,10 +376,10 @@ def test_each_step_says_what_it_took_out(tmp_path: Path):
     other_tools = [{"prompt": question(i), "tools": [tool("f")]} for i in range(60)]
     summary = imported(tmp_path, [*chats(), *again, *near, {"nothing": 1}, *other_tools], skip_bad=True)
     removed = {step["step"]: step["removed"] for step in summary["steps"]}
-    assert removed["is no conversation"] == summary["bad_rows"] == 1
+    assert removed["not a conversation"] == summary["bad_rows"] == 1
     assert removed["exact repeat of an earlier one"] == 7
     assert removed["near repeat of an earlier one"] == 3
-    assert removed["is held out"] == summary["counts"]["heldout"]
+    assert removed["held out"] == summary["counts"]["heldout"]
     assert summary["steps"][-1]["left"] == summary["counts"]["train"]
     assert summary["files"][0]["rows"] == 131
 
