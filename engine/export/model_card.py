@@ -58,7 +58,7 @@ def model_card(
                 f"| {m.temperature:g} | {m.metric} | {first} | {number(m.value)} "
                 f"| {bounds(m)} | {m.n_prompts} | {m.n_tokens} |"
             )
-    gamma = "" if served else f"gamma {conditions.num_draft_tokens}, "
+    gamma = "" if served else f"gamma {conditions.gamma}, "
     exact = (
         f"Measured against the text of the served model {conditions.served_by}: `exact` is the mean of "
         "min(1, q(x)/p(x)) over the tokens x that it drew. No sampled rates, speed or certificate."
@@ -81,7 +81,12 @@ def model_card(
     decision = decide(summary)
     lines += ["", f"**{decision.sentence}.**"]
     if decision.changes:
-        lines += ["", "What would change it:", "", *(f"- {change}" for change in decision.changes)]
+        lines += [
+            "",
+            "What would change it:",
+            "",
+            *(f"- {change.replace(' RUN', f' {run_id}')}" for change in decision.changes),
+        ]
     if settings_note:
         lines += ["", f"Note: {settings_note}."]
     lines += [] if summary.certificate is None else _certificate(summary.certificate)
