@@ -416,7 +416,7 @@ def test_a_killed_process_is_resumed_without_answering_a_finished_prompt_again(
     run_until_killed(die, tmp_path / "killed", 3)
     plan = plan_in(tmp_path / "killed", target)
     finished = [line["id"] for line in read_lines(plan.folder / "answers.jsonl")]
-    assert 3 <= len(finished) < 6
+    assert 3 <= len(finished) <= 6  # the writer is a thread of its own, and may be ahead of what is reported
     assert not (plan.folder / "done.json").exists()
     resumed = make_capture(plan, target, batch_size=2)
     assert sorted(generated + finished) == [p.id for p in questions()]
