@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from engine.data.overlap import remove_overlap
+from engine.data.overlap import remove_overlap, repeats_in_context
 from engine.data.packs.build import write_entries
 from engine.data.packs.entry import Entry, Side, as_prompt
-from engine.data.packs.filters import find_repeats, tool_names
+from engine.data.packs.filters import tool_names
 from engine.data.packs.split import HELDOUT_SHARE, side_of
 from engine.errors import DraftbenchError
 from engine.fileio import sha256_file, write_json
@@ -202,7 +202,7 @@ def _entry(query: Query, name: str, options: ImportOptions, scrubber: Scrubber |
 
 
 def _without_repeats(entries: list[Entry], steps: _Steps) -> list[Entry]:
-    repeats = find_repeats(entries)
+    repeats = {repeat.prompt_id: repeat.kind for repeat in repeats_in_context([as_prompt(entry) for entry in entries])}
     for kind in ("exact", "near"):
         steps.add(f"{kind} repeat of an earlier one", sum(other == kind for other in repeats.values()))
     return [entry for entry in entries if entry["id"] not in repeats]

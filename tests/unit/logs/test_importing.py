@@ -632,3 +632,16 @@ def test_two_columns_that_say_two_things_are_refused_or_counted(tmp_path: Path):
     path.write_text(json.dumps({"messages": [user("b")], "prompt": "a"}))
     translated = read_prompts([PromptSource(path=str(path))]).sources[0]["translated"]
     assert translated == {"'prompt' left aside beside 'messages', which says something else": 1}
+
+
+def test_conversations_that_end_with_the_same_follow_up_are_not_repeats(tmp_path: Path):
+    rows = [
+        {"messages": [user(question(n)), assistant("One."), user("Please continue."), assistant("Two.")]}
+        for n in range(40)
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[3]]))
+    summary = import_logs([LogSource(path=str(tmp_path / "log.jsonl"))], tmp_path / "out", ImportOptions())
+    removed = {step["step"]: step["removed"] for step in summary["steps"]}
+    assert removed["exact repeat of an earlier one"] == 1
+    assert removed["exact repeat of a held-out one"] == 0
+    assert summary["counts"]["train"] + summary["counts"]["heldout"] == 40
