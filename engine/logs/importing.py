@@ -58,7 +58,7 @@ class Step(TypedDict):
 
 
 class PiiSummary(TypedDict):
-    """Personal data that was replaced: replacements by kind, and the number of prompts with any."""
+    """Personal data that was replaced in the written prompts: replacements by kind, and the prompts with any."""
 
     scrubbed: bool
     found: dict[str, int]
@@ -139,7 +139,7 @@ def import_logs(
     steps.add("is no conversation", len(log.bad))
     steps.left = len(log.queries)  # one row can have several queries
     steps.add("cut where an answer begins", 0)
-    entries, pii = _entries(log.queries, options)
+    entries, replaced = _entries(log.queries, options)
     conversations = {entry["id"]: query.conversation for entry, query in zip(entries, log.queries, strict=True)}
     sides = _sides(_without_repeats(entries, steps), conversations, options.heldout_share, steps)
     if not sides.train:
@@ -148,6 +148,7 @@ def import_logs(
             "repeats and held-out conversations were removed",
             "import more of the log, or give a smaller --heldout-share",
         )
+    pii = _pii_summary([replaced[entry["id"]] for entry in (*sides.train, *sides.heldout)], options)
     summary = _summary(options, log, steps, pii, sides)
     with output_folder(out, MARKER, overwrite=overwrite) as folder:
         summary["written"] = {
@@ -158,24 +159,26 @@ def import_logs(
     return summary
 
 
-def _entries(queries: Sequence[Query], options: ImportOptions) -> tuple[list[Entry], PiiSummary]:
-    """The records of the queries, scrubbed conversation by conversation, and a summary of the scrubbing."""
+def _entries(queries: Sequence[Query], options: ImportOptions) -> tuple[list[Entry], dict[str, Counter[str]]]:
+    """The records of the queries, scrubbed conversation by conversation, and by id what was replaced in each."""
     scrubbers: dict[str, Scrubber] = {}
-    entries, touched = [], 0
+    entries: list[Entry] = []
+    replaced: dict[str, Counter[str]] = {}
     for query, name in zip(queries, ids_of(queries, keep_pii=options.keep_pii), strict=True):
         scrubber = scrubbers.setdefault(query.conversation, Scrubber())
-        before = scrubber.counts.total()
+        before = Counter(scrubber.counts)
         entries.append(_entry(query, name, options, None if options.keep_pii else scrubber))
-        touched += scrubber.counts.total() > before
-    counts: Counter[str] = Counter()
-    for scrubber in scrubbers.values():
-        counts.update(scrubber.counts)
-    remark = KEPT if options.keep_pii else REMARK
-    return entries, {
+        replaced[name] = scrubber.counts - before
+    return entries, replaced
+
+
+def _pii_summary(replaced: Sequence[Counter[str]], options: ImportOptions) -> PiiSummary:
+    """What was replaced in the prompts that are written."""
+    return {
         "scrubbed": not options.keep_pii,
-        "found": dict(sorted(counts.items())),
-        "prompts": touched,
-        "remark": remark,
+        "found": dict(sorted(sum(replaced, Counter()).items())),
+        "prompts": sum(bool(counts) for counts in replaced),
+        "remark": KEPT if options.keep_pii else REMARK,
     }
 
 

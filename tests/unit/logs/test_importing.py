@@ -645,3 +645,12 @@ def test_conversations_that_end_with_the_same_follow_up_are_not_repeats(tmp_path
     assert removed["exact repeat of an earlier one"] == 1
     assert removed["exact repeat of a held-out one"] == 0
     assert summary["counts"]["train"] + summary["counts"]["heldout"] == 40
+
+
+def test_replacements_are_counted_in_the_written_prompts_alone(tmp_path: Path):
+    rows = [{"messages": [user(f"{question(n)} Write to anna@example.org.")]} for n in range(30)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 3))
+    summary = import_logs([LogSource(path=str(tmp_path / "log.jsonl"))], tmp_path / "out", ImportOptions())
+    written = "".join((tmp_path / "out" / f"{side}.jsonl").read_text() for side in ("train", "heldout"))
+    assert summary["pii"]["found"] == {"EMAIL": written.count("<EMAIL_1>")}
+    assert summary["pii"]["prompts"] == written.count("\n") == 30
