@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NotRequired
 
 from engine.data.columns import ColumnUse, Usage
-from engine.data.readers import BadRow, open_source
+from engine.data.readers import BadRow, open_source, unread_files
 from engine.data.records import BadRecordError
 from engine.errors import DraftbenchError
 from engine.logs.pii import Scrubber
@@ -27,6 +27,7 @@ class LogFile(ColumnUse):
     rows: int
     columns: dict[str, str | None]
     translated: NotRequired[dict[str, int]]
+    unread: NotRequired[list[str]]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def _read_file(source: LogSource, stem: str, taken: set[str], log: Log, *, every
     file = {**file, **usage.summary()}
     if +seen:
         file["translated"] = dict(+seen)
+    if unread := unread_files(source, None):
+        file["unread"] = unread
     log.files.append(file)
 
 

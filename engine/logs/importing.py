@@ -18,6 +18,7 @@ from engine.data.packs.build import write_entries
 from engine.data.packs.entry import Entry, Side, as_prompt
 from engine.data.packs.filters import tool_names
 from engine.data.packs.split import HELDOUT_SHARE, side_of
+from engine.data.readers import BadRow
 from engine.errors import DraftbenchError
 from engine.fileio import sha256_file, write_json
 from engine.logs.files import Log, LogFile, ids_of, read_logs
@@ -35,6 +36,7 @@ KEPT = "personal data and keys were left as they are"
 # With fewer sets of tools one side could be left without any: conversations are split instead.
 _MIN_TOOL_SETS = 20
 _FEW_HELDOUT = 20
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class ImportSummary(TypedDict):
     files: list[LogFile]
     steps: list[Step]
     bad_rows: int
+    bad_examples: list[str]
+    """The first of them with the reason, scrubbed like the prompts."""
     pii: PiiSummary
     split_by: str
     tool_sets: int
@@ -138,7 +142,9 @@ def import_logs(
     steps = _Steps(log.rows)
     steps.add("is no conversation", len(log.bad))
     steps.left = len(log.queries)  # one row can have several queries
-    steps.add("cut where an answer begins", 0)
+    steps.add(
+        "each turn is a prompt, cut where its answer begins" if options.every_turn else "cut where an answer begins", 0
+    )
     entries, replaced = _entries(log.queries, options)
     conversations = {entry["id"]: query.conversation for entry, query in zip(entries, log.queries, strict=True)}
     sides = _sides(_without_repeats(entries, steps), conversations, options.heldout_share, steps)
@@ -257,6 +263,7 @@ def _summary(options: ImportOptions, log: Log, steps: _Steps, pii: PiiSummary, s
         "files": log.files,
         "steps": steps.rows,
         "bad_rows": len(log.bad),
+        "bad_examples": [_shown(row, options) for row in log.bad[:_SHOWN]],
         "pii": pii,
         "split_by": "conversation and set of tools" if sides.by_tools else "conversation",
         "tool_sets": sides.tool_sets,
@@ -269,6 +276,12 @@ def _summary(options: ImportOptions, log: Log, steps: _Steps, pii: PiiSummary, s
         "notes": _notes(sides),
         "written": {},
     }
+
+
+def _shown(row: BadRow, options: ImportOptions) -> str:
+    """A row that was left out, with the reason, which may quote the log."""
+    reason = row.reason if options.keep_pii else Scrubber().text(row.reason)
+    return f"{Path(row.file).name}:{row.line}: {reason}"
 
 
 def _notes(sides: _Sides) -> list[str]:

@@ -141,6 +141,10 @@ def imported(report: ImportSummary, folder: str) -> None:
     for file in report["files"]:
         for remark in remarks(file):
             console.paragraph(f"{file['file']}: {remark}")
+    for example in report["bad_examples"]:
+        console.line(f"left out: {example}")
+    if more := report["bad_rows"] - len(report["bad_examples"]):
+        console.line(f"left out: {more:,} more")
     pii, counts = report["pii"], report["counts"]
     if pii["scrubbed"]:
         replaced = ", ".join(f"{name} {n}" for name, n in pii["found"].items()) or "nothing"

@@ -654,3 +654,14 @@ def test_replacements_are_counted_in_the_written_prompts_alone(tmp_path: Path):
     written = "".join((tmp_path / "out" / f"{side}.jsonl").read_text() for side in ("train", "heldout"))
     assert summary["pii"]["found"] == {"EMAIL": written.count("<EMAIL_1>")}
     assert summary["pii"]["prompts"] == written.count("\n") == 30
+
+
+def test_rows_that_are_left_out_are_named_with_their_reason(tmp_path: Path, draftbench: Draftbench):
+    bad = [{"id": 1, "prompt": "river of stones"}, {"id": "1", "prompt": "x"}, {"id": "a@b.org", "role": "a@b.org"}]
+    path = log(tmp_path, [*chats(40), *bad, *[{"text": "a"}] * 5])
+    shown = draftbench("data", "import", str(path), "--out", str(tmp_path / "out"), "--skip-bad")
+    assert "left out: log.jsonl:42: the id '1' was used before" in shown.out
+    assert "left out: 2 more" in shown.out
+    kept = json.loads((tmp_path / "out" / "import.json").read_text())
+    assert (kept["bad_rows"], len(kept["bad_examples"])) == (7, 5)
+    assert "a@b.org" not in json.dumps(kept)
