@@ -26,6 +26,7 @@ _SEED = 20
 _MISS_PROBABILITY = 1e-4
 # Of UTF-8. "Please continue." or "Yes, the second one" asks for nothing without the conversation before it.
 _FOLLOW_UP_BYTES = 24
+_SIGNS = "*/#%&@\\"
 
 
 class Repeat(NamedTuple):
@@ -70,12 +71,13 @@ def _turns(prompt: Prompt) -> Iterator[Prompt]:
         yield replace(prompt, messages=prompt.messages[: last + 1])
 
 
-def duplicates_within(prompts: Sequence[Prompt], *, threshold: float = 0.8) -> list[Repeat]:
+def duplicates_within(prompts: Sequence[Prompt], *, threshold: float = 0.8, signs: bool = False) -> list[Repeat]:
     """Return each prompt that repeats an earlier one, in order; the earlier one is never itself a repeat.
 
-    Removing every `prompt_id` leaves a list in which nothing repeats.
+    Removing every `prompt_id` leaves a list in which nothing repeats. `signs`: 6*3 and 6/3 differ.
     """
-    index = _QueryIndex(threshold, _query)  # packs are built with it: with another text they would be other packs
+    # Packs are built without signs: with another text they would be other packs.
+    index = _QueryIndex(threshold, _query_with_signs if signs else _query)
     repeats: list[Repeat] = []
     for prompt in prompts:
         repeat = index.find(prompt)
@@ -96,7 +98,7 @@ def repeats_in_context(prompts: Sequence[Prompt], *, threshold: float = 0.8) -> 
     for prompt in prompts:
         answers = tuple(normalise(str(m["content"])) for m in prompt.messages if m["role"] == "tool")
         groups.setdefault((_tool_names(prompt), _earlier(prompt), answers), []).append(prompt)
-    return [repeat for group in groups.values() for repeat in duplicates_within(group, threshold=threshold)]
+    return [repeat for group in groups.values() for repeat in duplicates_within(group, threshold=threshold, signs=True)]
 
 
 def _earlier(prompt: Prompt) -> tuple[str, ...]:
@@ -108,13 +110,13 @@ def _tool_names(prompt: Prompt) -> tuple[str, ...]:
     return tuple(sorted(tool["function"]["name"] for tool in prompt.tools))
 
 
-def normalise(text: str) -> str:
-    """Normalise `text` for comparison: NFKC, casefold, runs of whitespace and punctuation as one space.
+def normalise(text: str, keep: str = "") -> str:
+    """Normalise `text` for comparison: NFKC, casefold, runs of whitespace and punctuation as one space, but not `keep`.
 
     Text of nothing but punctuation keeps it, or all such texts would be equal.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    spaced = (" " if unicodedata.category(character).startswith("P") else character for character in folded)
+    spaced = (" " if c not in keep and unicodedata.category(c).startswith("P") else c for c in folded)
     collapsed = " ".join("".join(spaced).split())
     return collapsed or " ".join(folded.split())
 
@@ -133,6 +135,11 @@ def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
 def _query(prompt: Prompt) -> str:
     """The text to compare: the last user message, or all of a conversation without one."""
     return normalise(prompt.text or prompt.key())
+
+
+def _query_with_signs(prompt: Prompt) -> str:
+    """As `_query`, with the signs of arithmetic and code that Unicode calls punctuation."""
+    return normalise(prompt.text or prompt.key(), keep=_SIGNS)
 
 
 def _visible_query(prompt: Prompt) -> str:

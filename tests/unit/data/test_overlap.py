@@ -240,3 +240,9 @@ def test_repeats_in_context_have_the_same_tools_and_earlier_questions():
     answer = {"role": "tool", "content": "Table 7 is yours."}
     prompts.append(Prompt("g", (*prompts[3].messages, called, answer), prompts[3].tools))
     assert [repeat.prompt_id for repeat in repeats_in_context(prompts)] == ["c", "f"]
+
+
+def test_signs_of_arithmetic_make_other_questions_in_context():
+    texts = ["What is 6*3?", "What is 6/3?", "What is 6 * 3 ?", "What is 6*3??"]
+    prompts = [ask(str(number), text) for number, text in enumerate(texts)]
+    assert [(repeat.prompt_id, repeat.kind) for repeat in repeats_in_context(prompts)] == [("3", "exact")]
