@@ -113,9 +113,14 @@ def records(entries: Sequence[Mapping[str, Any]]) -> None:
 
 def overlap(report: LeakReport) -> None:
     """Print the training sets that were compared and every held-out query that one of them contains."""
-    console.table(
-        "", ["training set", "prompts", "held-out queries in it"], [list(row.values()) for row in report["training"]]
-    )
+    rows = [[row["name"], row["prompts"], row.get("leaks", 0)] for row in report["training"]]
+    console.table("", ["training set", "prompts", "held-out queries in it"], rows)
+    for row in report["training"]:
+        if bad := row.get("bad_rows"):
+            console.paragraph(
+                f"{row['name']}: rows that are no prompts were not compared: {bad:,} "
+                "(`draftbench data check` lists them)"
+            )
     heldout = sum(part["prompts"] for part in report["heldout"])
     console.line(f"compared with {heldout:,} held-out queries in {len(report['heldout'])} sets")
     for leak in report["leaks"][:_LEAKS_SHOWN]:
