@@ -286,7 +286,9 @@ def _shown(row: BadRow, options: ImportOptions) -> str:
 
 def _notes(sides: _Sides) -> list[str]:
     notes = []
-    if (count := len(sides.heldout)) < _FEW_HELDOUT:
+    if not sides.heldout:
+        notes.append("no prompt is held out: import more of the log, or give a larger --heldout-share")
+    elif (count := len(sides.heldout)) < _FEW_HELDOUT:
         notes.append(
             f"{count} held-out {'prompt is' if count == 1 else 'prompts are'} few to measure on: a larger "
             "--heldout-share or more of the log makes the intervals narrower"

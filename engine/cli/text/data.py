@@ -162,4 +162,9 @@ def imported(report: ImportSummary, folder: str) -> None:
     for side in ("train", "heldout"):
         answered = counts[f"{side}_with_reference"]
         console.line(f"{folder}/{side}.jsonl: {counts[side]} prompts, {answered} with a reference answer")
-    console.paragraph(f"in a recipe: prompts.train: {folder}/train.jsonl, prompts.heldout: {folder}/heldout.jsonl")
+    if counts["heldout"]:
+        console.paragraph(f"in a recipe: prompts.train: {folder}/train.jsonl, prompts.heldout: {folder}/heldout.jsonl")
+    else:
+        console.paragraph(
+            f"in a recipe: prompts.train: {folder}/train.jsonl; for prompts.heldout there is no prompt yet"
+        )

@@ -665,3 +665,11 @@ def test_rows_that_are_left_out_are_named_with_their_reason(tmp_path: Path, draf
     kept = json.loads((tmp_path / "out" / "import.json").read_text())
     assert (kept["bad_rows"], len(kept["bad_examples"])) == (7, 5)
     assert "a@b.org" not in json.dumps(kept)
+
+
+def test_an_import_that_holds_nothing_out_names_no_empty_file_for_a_recipe(tmp_path: Path, draftbench: Draftbench):
+    path = log(tmp_path, [{"prompt": "Tell me about the river of stones"}])
+    shown = draftbench("data", "import", str(path), "--out", str(tmp_path / "out"), "--heldout-share", "0.0001")
+    output = " ".join(shown.out.split())
+    assert "no prompt is held out" in output
+    assert "prompts.heldout:" not in output
