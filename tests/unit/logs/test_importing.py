@@ -446,8 +446,11 @@ def test_bad_rows_are_reported_and_stop_the_import(tmp_path: Path):
 
 
 def test_a_log_without_a_good_row_is_an_error_even_if_bad_rows_are_skipped(tmp_path: Path):
-    with pytest.raises(DraftbenchError, match="2 of 2 rows"):
+    with pytest.raises(DraftbenchError, match="2 of 2 rows") as caught:
         imported(tmp_path, [{"text": "a"}, {"text": "b"}], skip_bad=True)
+    assert "--skip-bad" not in caught.value.fix
+    with pytest.raises(DraftbenchError, match="is empty"):
+        imported(tmp_path, [])
 
 
 def test_an_id_that_comes_twice_is_a_bad_row(tmp_path: Path):
