@@ -87,6 +87,10 @@ def test_held_out_prompts_that_repeat_are_left_out_and_counted(recipe: Path, tmp
     assert target is not None
     counts = split_prompts(wanted, target).counts
     assert (counts["watched"], counts["measured"], counts["heldout_repeated"]) == (4, 26, 10)
+    assert "beyond_heldout_prompts" not in counts
+    fewer = made(recipe, f"prompts.heldout={file}", "train.eval_prompts=4", "measure.heldout_prompts=20")
+    counts = split_prompts(fewer, target).counts
+    assert (counts["watched"], counts["measured"], counts["beyond_heldout_prompts"]) == (4, 20, 6)
     alone = made(recipe, "task=measure", "prompts.train=[]", f"prompts.heldout={file}", "measure.heldout_prompts=25")
     counts = split_prompts(alone, target).counts
     assert (counts["measured"], counts["beyond_heldout_prompts"], counts["heldout_repeated"]) == (25, 5, 10)
