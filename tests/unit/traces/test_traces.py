@@ -143,8 +143,20 @@ def claim_more_tokens_than_there_are(stored):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("p", "0.5"), ("p", [1]), ("p", 2.0), ("q", float("nan")), ("u", "z"), ("u", -0.1), ("overlap", 10**400)]
-    + [("position", None), ("position", -1), ("token_id", "a"), ("text", None), ("text", 5)],
+    [
+        ("p", "0.5"),
+        ("p", [1]),
+        ("p", 2.0),
+        ("q", float("nan")),
+        ("u", "z"),
+        ("u", -0.1),
+        ("overlap", 10**400),
+        ("position", None),
+        ("position", -1),
+        ("token_id", "a"),
+        ("text", None),
+        ("text", 5),
+    ],
 )
 def test_a_token_with_a_value_that_cannot_be_shown_is_damage(name, value):
     """Each of them ended Replay in a traceback, or was shown as a probability."""

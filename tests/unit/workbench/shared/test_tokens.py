@@ -139,6 +139,29 @@ def test_the_tip_of_a_bonus_token_says_nothing_of_a_judgement():
     assert "u =" not in tip
 
 
+@pytest.mark.parametrize(
+    ("p", "q", "u", "numbers", "draw"),
+    [
+        (1.2e-6, 3.1e-5, 0.5, "p = 1.2e-06   q = 3.1e-05   min(1, p/q) = 0.0387", "u = 0.5000, not below"),
+        (0.41642, 1.0, 0.41638, "p = 0.41642   q = 1.00000   min(1, p/q) = 0.41642", "u = 0.41638, below it"),
+    ],
+)
+def test_the_numbers_of_a_tip_can_be_followed(p, q, u, numbers, draw):
+    """The first read "p = 0.0000   q = 0.0000   min(1, p/q) = 0.0387", the second gave one number for both."""
+    fate = Fate.ACCEPTED if u * q < p else Fate.REJECTED
+    tip = tokens.tip(token("x", fate, target_prob=p, draft_prob=q, uniform=u))
+    assert numbers in tip
+    assert draw in tip
+
+
+def test_a_tip_gives_the_reason_that_its_own_round_has():
+    lost, bonus = token("x", Fate.DISCARDED), token("y", Fate.BONUS)
+    assert "after the rejection" in tokens.tip(lost, round_of(token("a", Fate.REJECTED), lost, token("b")))
+    assert "after the end of the answer" in tokens.answer_html([round_of(token("<|end|>"), lost, reason="stop")])
+    assert "as all were accepted" in tokens.tip(bonus, round_of(token("a"), bonus))
+    assert "as nothing was proposed" in tokens.answer_html([round_of(bonus)])
+
+
 def test_a_tip_is_reached_by_keyboard():
     assert ("tabindex", "0") in Seen(tokens.token_html(token("x"))).attributes
 
