@@ -138,6 +138,7 @@ class Live:
     rewritten: list[str] = field(default_factory=list)  # what it writes in another place or form
     notes: list[str] = field(default_factory=list)  # of the target
     prompt_tokens: int = 0
+    stop_ids: frozenset[int] = frozenset()  # of the target
     busy: str = ""  # a run in progress, which disturbs the timing
 
     def speedup(self, side: Side) -> tuple[float, int] | None:
@@ -156,6 +157,12 @@ class Live:
             tokens, seconds = tokens + len(item.emitted), seconds + item.seconds
         plain = sum(r.seconds for r in self.plain.rounds[:tokens])
         return (plain / seconds, tokens) if seconds and tokens else None
+
+    def alone_tokens(self) -> tuple[list[Token], int]:
+        """The answer of the target alone, and how many tokens were decoded after its end, to compare the times."""
+        decoded = self.plain.tokens
+        end = next((place for place, token in enumerate(decoded) if token.token_id in self.stop_ids), len(decoded))
+        return decoded[: end + 1], max(0, len(decoded) - end - 1)
 
     def same_text(self, side: Side) -> SameText | None:
         """Greedy decoding with the draft against the target alone; None if draws decide, or before both have stopped.
@@ -214,7 +221,7 @@ def decode(home: Home, ask: Ask, stop: threading.Event, before: Live | None = No
         live.conditions = {"dtype": pair.target.dtype_name, "device": str(pair.target.device)}
         live.context = brings(ask.conversation)
         ids, live.unused, live.rewritten = sent_ids(pair, ask)
-        live.prompt_tokens = len(ids)
+        live.prompt_tokens, live.stop_ids = len(ids), pair.target.stop_ids
         if ask.draft_on:
             yield from _with_drafts(live, pair, ids, stop, kept)
         else:
