@@ -10,6 +10,8 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 
+from rich.cells import cell_len, set_cell_size
+
 from engine.decode.events import EMITTED, MARKS, Fate, Round, Token
 from engine.untrusted.visible import looked_at
 
@@ -21,6 +23,7 @@ _GLYPHS = {Fate.ACCEPTED: "", Fate.REJECTED: "×", Fate.DISCARDED: "·", Fate.CO
 CSS = """
 .tokens,.strip{position:relative}
 .tokens .now{outline:2px solid currentColor;outline-offset:2px;border-radius:.2em}
+.tokens del{text-decoration:none}
 .tokens .ctl{opacity:.5;user-select:none;font-size:.8em}
 [data-tip]:hover,[data-tip]:focus{opacity:1;outline:1.5px solid currentColor;outline-offset:1px}
 [data-tip]:hover::after,[data-tip]:focus::after{content:attr(data-tip);position:absolute;left:0;margin-top:1.9em;
@@ -68,6 +71,7 @@ def token_html(token: Token, href: str | None = None, current: Round | None = No
     text = visible(token.text) or '<span class="ctl">⋯</span>'
     if token.fate not in EMITTED:
         text = text.replace("\n", "")  # a rejected line break must not break the answer's line
+        text = f"<del>{text}</del>"  # for those who hear the page, and neither see the line through it nor the tint
     tag = f'a href="{html.escape(href)}" target="_top"' if href else 'span tabindex="0"'
     shut = "a" if href else "span"
     return f'<{tag} class="tok fate-{token.fate}" data-tip="{html.escape(tip(token, current))}">{text}</{shut}>'
@@ -87,12 +91,20 @@ def tip(token: Token, current: Round | None = None) -> str:
     if token.overlap is not None:
         lines.append(f"expected acceptance here, sum of min(p, q) = {_number(token.overlap)}")
     if token.alternatives:
+        ranked = sorted(token.alternatives, key=lambda other: -max(other.target_prob, other.draft_prob))
         lines += ["", "most likely here     p        q"]
         lines += [
-            f"{plainly(a.text)[:16]:<16} {_number(a.target_prob):>8} {_number(a.draft_prob):>8}"
-            for a in token.alternatives[:_SHOWN]
+            f"{_in_column(plainly(a.text), 16)} {_number(a.target_prob):>8} {_number(a.draft_prob):>8}"
+            for a in ranked[:_SHOWN]
         ]
     return "\n".join(lines)
+
+
+def _in_column(text: str, columns: int) -> str:
+    """The text in so many columns, of which Chinese characters and emoji take two; what is cut ends in '…'."""
+    if cell_len(text) > columns:
+        text = f"{set_cell_size(text, columns - 1).rstrip()}…"
+    return set_cell_size(text, columns)
 
 
 def _meaning(token: Token, current: Round | None) -> str:
