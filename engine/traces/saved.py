@@ -112,12 +112,12 @@ def _token(stored: Mapping[str, Any]) -> Token:
     others = [value for other in alternatives for value in (other.target_prob, other.draft_prob)]
     _check([*(value for value in known if value is not None), *others], (int, float), 0, _MOST)
     _check([found.position, found.token_id, *(other.token_id for other in alternatives)], int, 0, math.inf)
-    if not all(isinstance(one.text, str) for one in (found, *alternatives)):
+    if not all(isinstance(text, str) for text in (found.text, *(other.text for other in alternatives))):
         raise TypeError("a text is missing")
     return found
 
 
-def _check(values: Iterable[Any], kind: type | tuple[type, ...], least: float, most: float) -> None:
+def _check(values: Iterable[Any], kind: Any, least: float, most: float) -> None:
     """Raise TypeError or ValueError for a value that what shows the trace could not show, or only as nonsense."""
     for value in values:
         if not isinstance(value, kind) or isinstance(value, bool):
