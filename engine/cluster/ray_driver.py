@@ -68,16 +68,20 @@ class Driver:
             ray.shutdown()
 
     def _connect(self) -> None:
-        """Connect as soon as the cluster can be reached. Raises the last error once nothing waits any more."""
+        """Connect as soon as the cluster can be reached. Raises the last error once nothing waits any more.
+
+        What an earlier driver left is queued first: where the cluster is gone for long, it waits, and says so.
+        """
         tries = 0
         while True:
+            at_work = self._take_up_left()
             try:
                 return connect(self.address)
             except DraftbenchError as error:
                 print(error, flush=True)
                 for run in self._waiting():
                     self._say_once(run, f"{error.what}; the run waits")
-                if not self._waiting():
+                if not (at_work or self._waiting()):
                     raise
                 time.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
                 tries += 1
