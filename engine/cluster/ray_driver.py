@@ -326,8 +326,11 @@ class Driver:
         elif time.monotonic() - job.asked_at > _NO_NODE_S and f"no node {job.run.id}" not in self.said:
             self.said.add(f"no node {job.run.id}")
             if not any(node["Alive"] and _fits(node, job.recipe) for node in ray.nodes()):
-                wanted = job.recipe.resources.model_dump(exclude_none=True)
-                self._say_once(job.run, f"no node of the cluster has what the run asks for, {wanted}: it waits for one")
+                asked = job.recipe.resources.model_dump(include={"gpus", "cpus", "memory_gb"}, exclude_none=True)
+                wanted = ", ".join(f"resources.{name} {amount:g}" for name, amount in asked.items())
+                self._say_once(
+                    job.run, f"no node of the cluster has what the run asks for ({wanted}): it waits for one"
+                )
 
     def _pass_on_stops(self) -> None:
         for job in self.jobs.values():

@@ -98,7 +98,10 @@ def start(home: Home, wanted: Study, *, retry_failed: bool = True, on: str | Non
 
 
 def wait(home: Home, wanted: Study, *, poll_s: float = _POLL_S) -> Iterator[Study]:
-    """The study whenever a cell has changed its state, until none waits or runs. Stopping leaves the queue at work."""
+    """The study whenever a cell has changed its state, and every 15 seconds, until none waits or runs.
+
+    Stopping leaves the queue at work.
+    """
     before: dict[str, str] = {}
     nudged = time.monotonic()
     idle = False
@@ -114,6 +117,7 @@ def wait(home: Home, wanted: Study, *, poll_s: float = _POLL_S) -> Iterator[Stud
         if time.monotonic() - nudged > _NUDGE_S:
             nudge(home, now)
             nudged = time.monotonic()
+            yield now
         time.sleep(poll_s)
 
 
