@@ -99,7 +99,9 @@ class Processes:
         its own, since this process may wait at the other one for the process that has failed.
         """
         with contextlib.suppress(RuntimeError):
-            store = self._store.clone() if self._store is not None and aside else self._store
+            store: Any = self._store  # torch's stubs lack `clone`
+            if store is not None and aside:
+                store = store.clone()
             return (None if store is None else self._failure(store, stops=False)) or self._cut_off
         return self._cut_off
 
