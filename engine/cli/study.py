@@ -134,12 +134,13 @@ def _wait(planned: Study) -> Study:
                         f"{now.counts.get('done', 0)}/{len(now.placed)} done; {one.state}: {one.cell.name}",
                         markup=False,
                     )
-            for one in now.placed:
-                if one.run is not None and one.state != "waiting":
-                    log.forget(one.run)
-                for line in log.read(one.run) if one.run is not None and one.state == "waiting" else ():
-                    if line not in said:  # such as that no node has what it asks for, which many runs may say
-                        console.err.print(f"{one.run.id}: {line}", markup=False)
+            for run, state in [(one.run, one.state) for one in now.placed if one.run is not None]:
+                if state != "waiting":
+                    log.forget(run)
+                    continue
+                for line in log.read(run):  # such as that no node has what it asks for, which many runs may say
+                    if line not in said:
+                        console.err.print(f"{run.id}: {line}", markup=False)
                         said.add(line)
             before = now
     except KeyboardInterrupt:
