@@ -315,6 +315,18 @@ def test_every_key_has_a_meaning_and_a_reachable_section():
         assert location[-1] in section.model_fields
 
 
+def test_a_target_alone_without_timing_leaves_nothing_to_measure():
+    values = {
+        "task": "measure",
+        "draft": {"init": "none"},
+        "prompts": {"heldout": "b.jsonl"},
+        "measure": {"speed_prompts": 0},
+    }
+    with pytest.raises(DraftbenchError, match="leaves nothing to measure"):
+        parse_recipe(values)
+    assert parse_recipe(values, stored=True).measure.speed_prompts == 0  # a run of an earlier version can be read
+
+
 def test_a_recipe_cannot_be_changed_after_its_check():
     with pytest.raises(ValueError, match="frozen"):
         recipe().train.epochs = 5.0  # type: ignore[misc]
