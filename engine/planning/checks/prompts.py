@@ -113,7 +113,7 @@ def length(subject: Subject) -> Finding:
 
 
 def _rendered(subject: Subject, fit: Sequence[Prompt]) -> list[Prompt]:
-    """The held-out prompts that the run reads: to choose the draft by and to measure on, or to time the target alone."""
+    """The held-out prompts that the run reads: to choose the draft by and measure on, or to time the target alone."""
     recipe, measure = subject.recipe, subject.recipe.measure
     if recipe.trains:
         watched, measured = split_heldout(fit, recipe.train.eval_prompts, measure.heldout_prompts)
