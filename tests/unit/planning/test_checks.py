@@ -558,3 +558,12 @@ def test_to_load_the_checks_loads_no_compiler():
     code = "import sys, engine.planning.checks; print([name for name in sys.modules if name == 'torch._dynamo'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_time_of_a_target_alone_is_that_of_its_timing(recipe: Path, finished_home: Path):
+    asked = (*ALONE, "measure.speed_tokens=4")
+    short, long = (estimate(home(), made(recipe, *asked, f"measure.trace_prompts={n}")) for n in (1, 500))
+    assert short.based_on
+    assert short.seconds["measurement"] == long.seconds["measurement"]
+    more = estimate(home(), made(recipe, *ALONE, "measure.speed_tokens=8"))
+    assert more.seconds["measurement"] == pytest.approx(2 * short.seconds["measurement"])
