@@ -315,6 +315,24 @@ def test_every_key_has_a_meaning_and_a_reachable_section():
         assert location[-1] in section.model_fields
 
 
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("draft.layers=x", "draft.layers: "),
+        ("draft.layers=[0, x]", "draft.layers.1: "),
+        ("capture.batch_size=0", "capture.batch_size: "),
+        ("train.loss=[{name: sft, weight: x}]", "train.loss.0.weight: "),
+        ("target={device_map: auto, max_memory_gb: {cpu: x}}", "target.max_memory_gb.cpu: "),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_key_alone(setting: str, key: str):
+    with pytest.raises(DraftbenchError) as refused:
+        parse_recipe(apply_overrides({"prompts": {"train": "a", "heldout": "b"}}, [setting]))
+    assert key in refused.value.what
+    assert "int:" not in refused.value.what
+    assert "]:" not in refused.value.what
+
+
 def test_a_target_alone_without_timing_leaves_nothing_to_measure():
     values = {
         "task": "measure",
