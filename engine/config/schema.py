@@ -117,7 +117,7 @@ class Recipe(Section):
         alone = not self.trains and not self.has_draft
         if alone and self.measure.speed_prompts == 0 and not (info.context or {}).get(STORED):
             raise ValueError(
-                "measure.speed_prompts 0 leaves nothing to measure: of a target alone, speed is all there is"
+                "measure.speed_prompts 0 leaves nothing: of a target alone, speed is all there is to measure"
             )
         return self
 

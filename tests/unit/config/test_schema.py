@@ -340,7 +340,7 @@ def test_a_target_alone_without_timing_leaves_nothing_to_measure():
         "prompts": {"heldout": "b.jsonl"},
         "measure": {"speed_prompts": 0},
     }
-    with pytest.raises(DraftbenchError, match="leaves nothing to measure"):
+    with pytest.raises(DraftbenchError, match="speed is all there is to measure"):
         parse_recipe(values)
     assert parse_recipe(values, stored=True).measure.speed_prompts == 0  # a run of an earlier version can be read
 
