@@ -127,7 +127,8 @@ class SlotRunner:
         if longest == 0 or width > WIDEST:
             return self._forward(ids, self.cache.begin_step(rows, width, ids.device))
         starts = on_device(torch.tensor([*self.lengths, *[0] * (all_rows - rows)]), ids.device)
-        whole = torch.nn.functional.pad(ids, (0, 0, 0, all_rows - rows))  # with rows that nobody looks at
+        whole = ids if all_rows == rows else torch.nn.functional.pad(ids, (0, 0, 0, all_rows - rows))
+        # The rows behind are there for the shape, and nobody looks at them.
         return self.graphs.run(partial(self._ragged_step, view), whole, starts, view, self.cache.moves)[:rows]
 
     def _ragged_step(self, view: int, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:

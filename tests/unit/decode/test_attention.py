@@ -1,16 +1,15 @@
 """Queries that share keys, laid behind each other, get what repeated keys would give them."""
 
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from engine.decode.attention import packed, packed_attention
 from engine.decode.slot_runner import SlotRunner
 from tests.conftest import tiny_llama
+from tests.operators import Operators
 from tests.tiny_decoders import KINDS, made
 
 torch.set_num_threads(1)
@@ -53,25 +52,13 @@ def test_without_a_mask_or_with_more_than_a_mask_it_is_left_to_transformers():
     torch.testing.assert_close(packed_attention(module, query, key, value, mask, position_bias=bias)[0], expected)
 
 
-class Counted(TorchDispatchMode):
-    """Counts the operators that are called, by name."""
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.counts[function.overloadpacket.__name__] += 1
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("width", [1, 4])
 def test_a_mask_is_made_ready_once_for_all_layers(width):
     counts = {}
     for layers in (1, 3):
         runner = SlotRunner(tiny_llama(layers=layers), recorded=True)
         runner.feed([[5] * 6], last=1)
-        with Counted() as seen:
+        with Operators() as seen:
             runner.feed([[7] * width], last=1)
         assert seen.counts["embedding"] == 1, "the step itself was counted"
         counts[layers] = {name: seen.counts[name] for name in ("where", "repeat", "scalar_tensor", "fill", "full")}
