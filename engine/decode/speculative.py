@@ -127,17 +127,16 @@ def _rounds(
     observe: Observe | None,
 ) -> Iterator[Round]:
     target, limit, length = target_runner.model, settings.max_new_tokens, settings.length.fresh()
+    device = target.device  # asked once: see SlotRunner
     sampling, draft_sampling = settings.sampling, settings.draft_sampling
     vocab = target.get_output_embeddings().weight.shape[0]
     while rows:
-        watch = Stopwatch(target.device)
+        watch = Stopwatch(device)
         most = length.next() if draft_runner else 0
         gammas = [min(most, limit - row.emitted - 1) for row in rows]  # the target adds one token itself
         gamma = max(gammas)
         draws = uniforms.take([row.number for row in rows], 2 * most + 1)
-        proposal = proposals(
-            draft_runner, _unread(draft_runner, rows), draft_sampling, draws[:, :gamma], vocab, target.device
-        )
+        proposal = proposals(draft_runner, _unread(draft_runner, rows), draft_sampling, draws[:, :gamma], vocab, device)
         watch.mark()
         logits = target_runner.feed(_unread(target_runner, rows), last=gamma + 1, tail=proposal.ids)
         watch.mark()
@@ -235,7 +234,7 @@ def proposals(
     ids: list[torch.Tensor] = []
     probs: list[torch.Tensor] = []
     own_ids = draft_runner.head.ids
-    uniforms = None if sampling.greedy else on_device(draws, draft_runner.model.device)
+    uniforms = None if sampling.greedy else on_device(draws, draft_runner.device)
     for step in range(gamma):
         logits = (draft_runner.feed_ids(ids[-1].unsqueeze(1)) if step else draft_runner.feed(pending, last=1))[:, -1]
         own = logits if own_ids is not None else align_logits(logits, vocab)

@@ -154,6 +154,25 @@ def test_graphs_belong_to_the_card_of_the_model():
     assert not recorded.graphs.failed
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_round_does_not_ask_the_models_where_they_are(monkeypatch, temperature):
+    """They look through their modules for it, and a GPU waits meanwhile."""
+    monkeypatch.setattr(
+        runner_module,
+        "SlotRunner",
+        lambda model, *, is_draft, slots: SlotRunner(model, is_draft=is_draft, slots=slots, recorded=True),
+    )
+    target, draft, asked = tiny_llama(), noisy_copy(), []
+    found = type(target).device
+    monkeypatch.setattr(type(target), "device", property(lambda self: asked.append(1) or found.fget(self)))
+    settings = DecodeSettings(Sampling(temperature), FixedLength(2), 30, frozenset())
+    counts = []
+    for _ in speculative_decode(target, draft, [[5, 6, 7]], settings):
+        counts.append(len(asked))
+    assert len(counts) > 6
+    assert counts[-2] == counts[3], "steps of all shapes but the last are recorded by then"
+
+
 class Stream(str):
     """A stream by its name."""
 
