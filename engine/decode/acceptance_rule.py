@@ -115,11 +115,16 @@ def judge_greedy_rows(
     All is on the host, which waits for the ids anyway: on a GPU this would be two dozen kernels for a few numbers.
     """
     rows = list(zip(choices, proposed, gammas, strict=True))
-    kept = [next((i for i in range(own) if ids[i] != chosen[i]), own) for chosen, ids, own in rows]
+    kept = [kept_choices(*row) for row in rows]
     same = [[float(a == b) for a, b in zip(chosen, ids, strict=False)] for chosen, ids, _ in rows]
     next_tokens = [[chosen[count]] for count, (chosen, _, _) in zip(kept, rows, strict=True)]
     ones = [[1.0] * len(ids) for ids in proposed]
     return [[count] for count in kept], next_tokens, same, ones, same, [[1.0] for _ in rows], [[0.0] for _ in rows]
+
+
+def kept_choices(choices: Sequence[int], proposed: Sequence[int], gamma: int) -> int:
+    """Of one row's first `gamma` proposed tokens, those before the first that is not the target's choice."""
+    return next((i for i in range(gamma) if proposed[i] != choices[i]), gamma)
 
 
 def choices_of(logits: torch.Tensor) -> torch.Tensor:
