@@ -201,9 +201,8 @@ def _training(training: Training) -> str:
 
 
 def _measured_with(conditions: Conditions) -> str:
-    gamma, threads = _known(conditions.gamma), _known(conditions.threads)
-    gamma += "" if conditions.proposals == "sampled" else f" with {conditions.proposals} proposals"
-    return f"gamma {gamma}, {_known(conditions.precision)} on {_known(conditions.where)}, {threads} threads"
+    where = f"{_known(conditions.precision)} on {_known(conditions.where)}, {_known(conditions.threads)} threads"
+    return f"{conditions.proposing or 'gamma –'}, {where}"
 
 
 def _known(value: Any) -> str:

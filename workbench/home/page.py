@@ -124,7 +124,7 @@ def draft_card(run: pd.Series) -> None:
             f"acceptance {interval}, n = {run.n_prompts:.0f} prompts",
             *([f"speed: {ui.text(speed_words.describe(timing))}"] if timed else []),
             f"{method} ({supervision}), {ui.text(run.scenario)}, seed {run.seed:.0f}",
-            f"gamma {run.num_draft_tokens:.0f} (tokens proposed per round), {precision}",
+            f"tokens proposed per round: {whole.summary.conditions.proposing or 'not known'}; {precision}",
         ]
         where = speed_words.measured_where(whole.summary, whole.provenance)
         facts += [f"measured on {ui.text(where)}"] if where else []

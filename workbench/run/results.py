@@ -14,7 +14,7 @@ from engine.measure.decision import Decision, decide
 from engine.numbers import interval
 from engine.records.certificate import Certificate
 from engine.records.speed import Speed
-from engine.records.summary import Improvement, Metric, Served, Summary
+from engine.records.summary import Conditions, Improvement, Metric, Served, Summary
 from engine.runs.advice import changes_of
 from engine.runs.folder import RunFolder
 from workbench.shared import chart_parts, downloads, queries, ui
@@ -61,7 +61,7 @@ def results(run: RunFolder, indexed: Run) -> None:
     tau = values[(values.metric == "tau") & (values.draft == "trained")].set_index("temperature")
     gains = summary.gains()
     cards = [_exact_card(row, before, gains) for row in trained.itertuples()]
-    cards += [_tau_card(row) for row in tau.sort_index().head(1).reset_index().itertuples()]
+    cards += [_tau_card(row, summary.conditions) for row in tau.sort_index().head(1).reset_index().itertuples()]
     cards += _speed_card(indexed, summary)
     verdict(run, summary, values)
     with st.container(key="cards-results"):
@@ -130,9 +130,9 @@ def _exact_card(row: Any, before: pd.DataFrame, gains: Mapping[float, Improvemen
     return f"Exact acceptance, T = {row.temperature:g}", ui.number(row.value), delta, "  \n".join(notes), explained
 
 
-def _tau_card(row: Any) -> Card:
-    gamma = "–" if pd.isna(row.num_draft_tokens) else f"{row.num_draft_tokens:.0f}"
-    note = f"{ui.interval_line(row, 2)}  \ngamma = {gamma}, {row.dtype or ''} on {row.device or ''}"
+def _tau_card(row: Any, conditions: Conditions) -> Card:
+    where = " on ".join(filter(None, (conditions.precision, conditions.device)))
+    note = f"{ui.interval_line(row, 2)}  \n{', '.join(filter(None, (conditions.proposing, where)))}"
     return (
         f"tau, T = {row.temperature:g}",
         ui.number(row.value, 2),

@@ -41,10 +41,9 @@ def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
     if measured.subject == "target alone":
         _target_alone(run_id, measured, provenance)
         return
-    proposals = "" if conditions.proposals == "sampled" else f"{conditions.proposals} proposals, "
-    gamma = "" if served else f"gamma {conditions.gamma}, {proposals}"
-    measured_with = f"{gamma}{conditions.precision} on {conditions.where}"
-    console.line(f"{run_id}\nheld-out: {conditions.heldout_prompts} prompts, {measured_with}")
+    where = " on ".join(filter(None, (conditions.precision, conditions.where)))
+    measured_with = [number(conditions.heldout_prompts, 0) + " prompts", "" if served else conditions.proposing, where]
+    console.line(f"{run_id}\nheld-out: {', '.join(filter(None, measured_with))}")
     if served:
         console.paragraph(f"measured against the text of the served model {conditions.served_by}")
     if measured.subject == "draft as it is":
