@@ -89,7 +89,7 @@ class Conditions(Part):
 
     @property
     def proposing(self) -> str:
-        """How tokens were proposed: 'gamma 3', 'gamma up to 8, by the acceptance, argmax proposals'; '' if not known."""
+        """How tokens were proposed, as 'gamma 3' or 'gamma 3, argmax proposals'; '' if not known."""
         if self.gamma is None:
             return ""
         return f"gamma {self.gamma}" + ("" if self.proposals == "sampled" else f", {self.proposals} proposals")

@@ -11,8 +11,9 @@ import streamlit as st
 from engine.index.queries import Run
 from engine.measure import definitions, speed_words
 from engine.measure.decision import Decision, decide
-from engine.numbers import interval
+from engine.numbers import interval, ratio_digits
 from engine.records.certificate import Certificate
+from engine.records.interval import Interval
 from engine.records.speed import Speed
 from engine.records.summary import Conditions, Improvement, Metric, Served, Summary
 from engine.runs.advice import changes_of
@@ -146,13 +147,14 @@ def _speed_card(indexed: Run, summary: Summary) -> list[Card]:
     if indexed.speedup is None or pd.isna(indexed.speedup):
         return []
     speed = summary.speed or Speed()
-    note = ui.interval_line(speed.speedup, 2) if speed.speedup else "no interval"
+    digits = ratio_digits(speed.speedup or Interval())
+    note = ui.interval_line(speed.speedup, digits) if speed.speedup else "no interval"
     speeds = [f"{way} {ui.number(rate.value, 1)} tokens/s" for way, rate in speed.tokens_per_s.items()]
     where = speed_words.measured_where(summary, indexed.provenance)
     return [
         (
             "Speed-up",
-            f"{indexed.speedup:.2f}×",
+            f"{indexed.speedup:.{digits}f}×",
             None,
             f"{note}  \n{', '.join(speeds)}" + (f"  \nmeasured on {where}" if where else ""),
             "Paired: each prompt is decoded both plainly and speculatively.",

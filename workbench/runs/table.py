@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from engine.numbers import ratio_digits
 from engine.paths import Home, run_id_of
 from engine.records.folders import run_names
+from engine.records.interval import Interval
 from workbench.shared.chart_parts import bounds
 from workbench.shared.method_names import SUPERVISION, method_name, mode_word
 
@@ -232,7 +234,8 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
             "gain": runs.gain,
             "speedup": runs.speedup,
             "speedup_interval": [
-                interval(*pair, digits=2) for pair in zip(runs.speedup_low, runs.speedup_high, strict=True)
+                interval(low, high, digits=ratio_digits(Interval(low=low, high=high)))
+                for low, high in zip(runs.speedup_low, runs.speedup_high, strict=True)
             ],
             "certificate": [certificate_word(value) for value in runs.certificate],
             "seed": runs.seed,

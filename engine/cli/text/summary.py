@@ -9,7 +9,7 @@ from engine.cli.text import console
 from engine.measure import speed_words
 from engine.measure.decision import decide
 from engine.measure.definitions import RATES
-from engine.numbers import MISSING, is_number, number, share
+from engine.numbers import MISSING, is_number, number, ratio, share
 from engine.paths import home
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
@@ -142,12 +142,12 @@ def _speed(speed: Speed, where: str) -> None:
     console.paragraph(
         f"speed at T={speed.temperature:g}, batch 1, {speed.threads} threads: "
         f"plain {rates.get('plain', MISSING)} tokens/s, speculative {rates.get('speculative', MISSING)} tokens/s, "
-        f"speed-up {console.interval(speed.speedup or Interval(), 2)}"
+        f"speed-up {ratio(speed.speedup or Interval())}"
     )
     if speed.speedup_over_transformers:
         console.paragraph(
             f"Transformers' plain generate {rates.get('transformers', MISSING)} tokens/s, "
-            f"speed-up over it {console.interval(speed.speedup_over_transformers, 2)}",
+            f"speed-up over it {ratio(speed.speedup_over_transformers)}",
             indent=2,
         )
     expected = (
