@@ -129,8 +129,7 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
         if cell.context == forecast.schedule_context
     }
     if here:
-        indexed = queries.run(run.id)
-        of = chart_parts.subject([indexed.domain], [indexed.target])
+        of = f"{chart_parts.of_run(queries.run(run.id))}; {SERVERS[row.server].title}, {_at(row)}"
         note = (
             f"context {forecast.schedule_context}, large mark: the gamma that is chosen<br>"
             f"{chart_parts.interval_note(speed_charts.predicted(here))}"
