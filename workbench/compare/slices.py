@@ -147,18 +147,18 @@ def frame(comparison: Comparison, shown: Shown) -> pd.DataFrame:
 
 def for_reading(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The rows of `frame` as a reader wants them: values with intervals, and a word at slices that are too small."""
-    counted = "n" if RATES[metric].per_forward else "n (tokens)"
-    return pd.DataFrame(
-        {
-            "draft": row.label,
-            "slice": row.slice + (" (few)" if row.few else ""),
-            f"{metric} [95% interval]": stated(Interval(row.value, row.low, row.high, int(row.n_prompts))),
-            counted: row.n_tokens,
-            "prompts": row.n_prompts,
-            f"of all {slice_chart.lost(metric)}": share(row.refusal_share),
-        }
-        for row in rows.itertuples()
-    )
+    return pd.DataFrame(_readable(row, metric) for row in rows.itertuples())
+
+
+def _readable(row: Any, metric: str) -> dict[str, Any]:
+    return {
+        "draft": row.label,
+        "slice": row.slice + (" (few)" if row.few else ""),
+        f"{metric} [95% interval]": stated(Interval(row.value, row.low, row.high, int(row.n_prompts))),
+        "n" if RATES[metric].per_forward else "n (tokens)": row.n_tokens,
+        "prompts": row.n_prompts,
+        f"of all {slice_chart.lost(metric)}": share(row.refusal_share),
+    }
 
 
 def _row(label: str, item: Slice) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from engine.explore.alike import Difference
@@ -156,7 +157,10 @@ def _settings(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None
     alt = f"Share of the differences in {y.title} by setting. " + "; ".join(
         f"{row.setting}: {row[3]}, {row.verdict}" for row in frame.itertuples()
     )
-    draw = lambda tone: explored.about(settings.draw(results, titles, y, n, tone), known)  # noqa: E731
+
+    def draw(tone: str) -> go.Figure:
+        return explored.about(settings.draw(results, titles, y, n, tone), known)
+
     ui.chart(draw(theme.mode()), key="importance", alt=alt, wide=True, save=False)
     st.dataframe(frame, hide_index=True, alt=alt)
     caption = f"Share of the variance of {y.title} between {n} runs by setting"
