@@ -50,7 +50,22 @@ def interval(estimate: Estimate, digits: int = 3) -> str:
 
 def times(estimate: Estimate, what: str = "") -> str:
     """'1.28x [1.25, 1.30]', '1.28x (n = 2)' of too few prompts; `what` follows the x: '1.28x plain [1.25, 1.30]'."""
-    return " ".join(part for part in (f"{number(estimate.value, 2)}x", what, within(estimate, 2)) if part)
+    digits = ratio_digits(estimate)
+    return " ".join(part for part in (f"{number(estimate.value, digits)}x", what, within(estimate, digits)) if part)
+
+
+def ratio(estimate: Estimate) -> str:
+    """`times` without the x."""
+    return interval(estimate, ratio_digits(estimate))
+
+
+def ratio_digits(estimate: Estimate) -> int:
+    """Decimals of a ratio such as a speed-up: two, or more where its interval leaves out 1 and two would not show it.
+
+    '1.00x [1.00, 1.00]: faster' contradicts itself.
+    """
+    low, high = (end if is_number(end) else 1.0 for end in (estimate.low, estimate.high))
+    return next((d for d in (2, 3) if (round(low, d) > 1) == (low > 1) and (round(high, d) < 1) == (high < 1)), 4)
 
 
 def within(estimate: Estimate, digits: int = 3) -> str:

@@ -74,9 +74,10 @@ class Generate:
 def record_shapes(loops: Iterable[OurLoop], rounds: Rounds) -> None:
     """On a GPU let loops do all rounds once beforehand: they record a step for each shape when it is first met.
 
-    Prompts of other lengths meet other shapes, and a recording within a timed round would count as decoding.
+    Prompts of other lengths meet other shapes, and a recording within a timed round would count as decoding. Those of
+    the most rows come first: a cache that grows moves, and what was recorded on it before is lost.
     """
-    for loop in loops:
+    for loop in sorted(loops, key=lambda loop: -loop.rows):
         if loop.target.device.type == "cuda":
             for number in range(rounds.most):
                 loop(number)
@@ -159,7 +160,8 @@ def beside_row(
 def _why_not(way: Generate) -> str:
     """Why `generate` does not work with a static cache here, such as a compiler that is missing; '' if it does."""
     try:
-        way(0)
+        for number in range(2):  # at the second length it is compiled again, for any
+            way(number)
     except Exception as error:  # whatever a compiler raises; the other ways can still be measured
         return f"generate with a static cache failed: {type(error).__name__}: {' '.join(str(error).split())}"[:300]
     return ""

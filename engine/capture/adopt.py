@@ -17,7 +17,8 @@ import torch
 
 from engine.capture.answer import Answer
 from engine.capture.answered import is_complete
-from engine.fileio import read_json, read_lines
+from engine.errors import DraftbenchError
+from engine.fileio import read_lines, read_object
 
 SHARDS = "shards"  # in a capture's folder: parts of it that are being made (engine.capture.shards)
 # Stored beside a server's answer (engine.served.capture).
@@ -62,10 +63,10 @@ def _others(folder: Path, spec: Mapping[str, Any]) -> list[Path]:
 
 
 def _has_same_writer(folder: Path, spec: Mapping[str, Any]) -> bool:
-    """Whether a capture differs from `spec` only in its prompts."""
+    """Whether a capture differs from `spec` only in its prompts; not one whose own spec cannot be read."""
     try:
-        return {**read_json(folder / "spec.json"), "prompts": None} == {**spec, "prompts": None}
-    except FileNotFoundError:
+        return {**read_object(folder / "spec.json"), "prompts": None} == {**spec, "prompts": None}
+    except (OSError, DraftbenchError):  # damaged, or another user's: it costs a copy, and no capture of this one's own
         return False
 
 

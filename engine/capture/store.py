@@ -29,13 +29,13 @@ from engine.capture.adopt import SHARDS, answers_elsewhere
 from engine.capture.answer import Answer
 from engine.capture.answered import AnsweredPrompt, SignalFile, answered, is_complete, read_answers
 from engine.capture.batch_size import most_rows
-from engine.capture.plan import CapturePlan
+from engine.capture.plan import DONE, CapturePlan
 from engine.capture.signal import SignalFormat
 from engine.capture.writer import WriterThread
 from engine.config.capture import BatchSize
 from engine.decode.sampling import Sampling
 from engine.errors import DraftbenchError
-from engine.fileio import append_line, disk_errors, read_json, read_lines, write_json
+from engine.fileio import append_line, content_hash, disk_errors, read_json, read_lines, read_object, write_json
 from engine.models.head import check_head
 from engine.models.load import LoadedModel
 from engine.progress import SILENT, Progress
@@ -120,7 +120,16 @@ def completed(plan: CapturePlan, fill: Callable[[], None], progress: Progress) -
                     fill()
     if plan.whole is None:
         shutil.rmtree(plan.folder / SHARDS, ignore_errors=True)
+    if (plan.folder / DONE).exists() and not _describes(plan):  # lost after it was written; the address says the same
+        write_json(plan.folder / "spec.json", plan.spec)
     return Capture(plan.folder, plan.signal)
+
+
+def _describes(plan: CapturePlan) -> bool:
+    """Whether the spec.json of a capture is the plan's."""
+    with contextlib.suppress(FileNotFoundError, DraftbenchError):
+        return content_hash(read_object(plan.folder / "spec.json")) == content_hash(plan.spec)
+    return False
 
 
 def _wait_for(plan: CapturePlan, progress: Progress, *locks: str) -> None:

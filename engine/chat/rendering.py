@@ -137,7 +137,7 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     """The text that the target reads, with its special tokens and the header of the answer. Raises as `render`."""
     messages, tools = conversation(tokenizer, prompt)
     text = _apply_template(tokenizer, prompt.id, messages, tools)
-    _check_messages(tokenizer, prompt.id, messages, tools, text)
+    _check_messages(tokenizer, prompt, messages, tools, text)
     if any(message.get("tool_calls") for message in messages):
         _check_tool_calls(tokenizer, prompt.id, messages, tools, text)
     return text
@@ -214,23 +214,31 @@ def _check_length(prompt: Prompt, prompt_tokens: int, context_tokens: int | None
 
 
 def _check_messages(
-    tokenizer: PreTrainedTokenizerBase, prompt_id: str, messages: list[Message], tools: Sequence[Tool], text: str
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, messages: list[Message], tools: Sequence[Tool], text: str
 ) -> None:
     """Refuse a template that drops a message: another text in its place would give the same prompt.
 
     Some templates have no system message, some keep only the last question, and those for images iterate over the
     letters of a text as if they were parts. Many drop text beside calls and earlier reasoning on purpose.
     """
-    for number in _unseen(tokenizer, prompt_id, messages, tools, text):
+    added = len(messages) - len(prompt.messages)  # 1 where the tools became a system message of their own
+    for number in _unseen(tokenizer, prompt.id, messages, tools, text):
         message = messages[number]
         others = [*messages[:number], {**message, "content": _another(number)}, *messages[number + 1 :]]
         try:
-            dropped = text == _apply_template(tokenizer, prompt_id, others, tools)
+            dropped = text == _apply_template(tokenizer, prompt.id, others, tools)
         except DraftbenchError:
             continue  # the template does read the message
+        if dropped and number < added:
+            raise DraftbenchError(
+                f"the chat template drops the tools of prompt {prompt.id!r}: it has no place for them, and none for "
+                "the system message that describes them",
+                "the target would answer without knowing its tools",
+                "use a target whose template has tools, or take them out of the prompt",
+            )
         if dropped:
             raise DraftbenchError(
-                f"the chat template drops message {number + 1} ({message['role']}) of prompt {prompt_id!r}",
+                f"the chat template drops message {number + 1 - added} ({message['role']}) of prompt {prompt.id!r}",
                 "the conversation would reach the target with a part missing",
                 "take the message out of the prompt, or put the chat_template.jinja that the model is served with, "
                 "one that reads content as text, beside its tokenizer",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 import typer
@@ -55,18 +55,20 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
-def _refuse_copies(command: str | None, resumes: bool) -> None:
+def _refuse_copies(command: str | None, options: Collection[str]) -> None:
     """Raise DraftbenchError where a launcher has started several processes of a command that is for one."""
     launch = Launch.of(os.environ)
     if launch is None:
         return
-    if command not in ("run", "train") or "--queue" in sys.argv:
+    elsewhere = next((option for option in ("--queue", "--on", "--plan") if option in options), None)
+    if command not in ("run", "train") or elsewhere is not None:
+        typed = " ".join(["draftbench", *(word for word in (command, elsewhere) if word)])
         raise DraftbenchError(
-            f"`draftbench {command}` was started as {launch.count} processes",
-            "each would do the same work; only `train` and `run` share theirs",
+            f"`{typed}` was started as {launch.count} processes",
+            "each would do the same work; only `train` and `run`, where they work here, share theirs",
             "start it without torchrun",
         )
-    if launch.restarts and not resumes:
+    if launch.restarts and "--resume" not in options:
         raise DraftbenchError(
             f"the launcher has started the processes again, for the {launch.restarts}. time",
             "a recipe begins a new run; the run that was begun would be left behind",
@@ -87,7 +89,7 @@ def root(
     Example:
       draftbench run recipes/quickstart.yaml
     """
-    _refuse_copies(context.invoked_subcommand, "--resume" in sys.argv)
+    _refuse_copies(context.invoked_subcommand, {word.partition("=")[0] for word in sys.argv})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -50,7 +50,8 @@ def decode(
         bool | None,
         typer.Option(
             "--refused/--no-refused",
-            help="Also show refused tokens, struck through.  [default: only in a terminal]",
+            help="Also show refused tokens: struck through, and in [-marks-] where there are no styles.  "
+            "[default: only in a terminal]",
         ),
     ] = None,
     as_json: Json = False,
@@ -78,9 +79,9 @@ def decode(
     if as_json:
         console.print_json(answer.as_dict())
         return
-    styled = console.out.is_terminal  # without styles, refused tokens would look like part of the answer
+    styled = console.out.color_system is not None  # neither a pipe nor a simple terminal (TERM=dumb) has styles
     shown = styled if refused is None else refused
-    for piece in console.coloured(answer.rounds(), pair.target.tokenizer, refused=shown):
+    for piece in console.coloured(answer.rounds(), pair.target.tokenizer, refused=shown, styled=styled):
         console.out.print(piece, end="")
         console.flush()
     console.line("\n")

@@ -120,10 +120,11 @@ def _costs(planned: Study, as_json: bool) -> dict[str, Any]:
 
 
 def _wait(planned: Study) -> Study:
-    """Wait until no cell is queued or running, with a line for each cell that changes its state."""
+    """Wait until no cell is queued or running, with a line for each cell that changes its state, and why cells wait."""
+    from engine.cli.text.following import NewLines
     from engine.study.start import wait
 
-    now, before = planned, planned
+    now, before, log, said = planned, planned, NewLines(), set[str]()
     try:
         for now in wait(home(), planned):
             states = {one.cell.key: one.state for one in before.placed}
@@ -133,6 +134,14 @@ def _wait(planned: Study) -> Study:
                         f"{now.counts.get('done', 0)}/{len(now.placed)} done; {one.state}: {one.cell.name}",
                         markup=False,
                     )
+            for run, state in [(one.run, one.state) for one in now.placed if one.run is not None]:
+                if state != "waiting":
+                    log.forget(run)
+                    continue
+                for line in log.read(run):  # such as that no node has what it asks for, which many runs may say
+                    if line not in said:
+                        console.err.print(f"{run.id}: {line}", markup=False)
+                        said.add(line)
             before = now
     except KeyboardInterrupt:
         console.err.print(

@@ -24,8 +24,10 @@ from filelock import FileLock, Timeout
 from engine.cluster.node import differing_build, missing_files
 from engine.cluster.shared_home import node_folder, sees_home
 from engine.cluster.transfer import Outbox, lay_out
+from engine.errors import DraftbenchError, first_line
 from engine.jobs.queue import OUTPUT, last_lines
 from engine.paths import PROJECT_ROOT, Home
+from engine.runs.faults import explain
 from engine.runs.process import this_host
 
 SILENCE_S = 300.0  # a driver that has not asked for so long is gone, or cannot be reached: the run ends here
@@ -60,11 +62,15 @@ class NodeActor:
             return {"node": node, "node_id": node_id, "refusal": refusal, "for_all": False}
         shared = sees_home(Path(order["home"]), order["token"])
         missing: list[str] = []
-        if shared:
-            self._home = Home(Path(order["home"]))
-        else:
-            self._begin_home(order)
-            missing = [address for address in order["captures"] if not (self._cache / address).is_dir()]
+        try:
+            if shared:
+                self._home = Home(Path(order["home"]))
+                _check_writable(self._home.run(order["run"]))
+            else:
+                self._begin_home(order)
+                missing = [address for address in order["captures"] if not (self._cache / address).is_dir()]
+        except (DraftbenchError, OSError) as error:  # of this node's disk: another node may have room
+            return {"node": node, "node_id": node_id, "refusal": _no_room(error, node), "for_all": True}
         return {"node": node, "node_id": node_id, "refusal": None, "shared": shared, "missing": missing}
 
     def begin(self, cargo: dict[str, Any]) -> None:
@@ -167,6 +173,23 @@ class NodeActor:
         if self._process is not None:
             self._process.kill()
         os._exit(1)
+
+
+def _check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        raise DraftbenchError(
+            f"not allowed to write {folder}", "the node sees the home, and may only read it there", ""
+        )
+
+
+def _no_room(error: DraftbenchError | OSError, node: str) -> dict[str, Any]:
+    """Why a node has no folder to work in, as the parts of a DraftbenchError."""
+    explained = explain(error) or DraftbenchError(first_line(error))
+    return {
+        "what": f"node {node} has no folder to work in: {explained.what}",
+        "why": explained.why,
+        "fix": "free or correct it there, or set DRAFTBENCH_NODE_HOME on the node to another folder",
+    }
 
 
 def _node_id() -> str:

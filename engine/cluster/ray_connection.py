@@ -31,7 +31,7 @@ def full_address(address: str, environment: Mapping[str, str]) -> str:
     Raises DraftbenchError if it is none, or Ray is not installed.
     """
     scheme, separator, rest = address.partition("://")
-    if separator and not _host_and_port(rest):
+    if (separator or scheme != "ray") and not _host_and_port(rest):
         raise DraftbenchError(
             f"{address!r} is not the address of a Ray cluster",
             "it needs a host and a port",
@@ -45,8 +45,13 @@ def full_address(address: str, environment: Mapping[str, str]) -> str:
     if separator or named in ("", "auto", "local"):
         return address
     full = named if named.startswith("ray://") else f"{scheme}-gcs://{named}"
-    if not _host_and_port(full.partition("://")[2]):
-        raise DraftbenchError(f"RAY_ADDRESS is {named!r}", "it names no Ray cluster", "for example head:6379")
+    if "://" in full.partition("://")[2] or not _host_and_port(full.partition("://")[2]):
+        why = "http:// is the address of Ray's dashboard, which starts no runs" if named.startswith("http") else ""
+        raise DraftbenchError(
+            f"RAY_ADDRESS is {named!r}",
+            why or "it names no Ray cluster",
+            "for example head:6379 on a node of the cluster, or ray://head:10001 elsewhere",
+        )
     return full
 
 

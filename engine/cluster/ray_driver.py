@@ -68,16 +68,20 @@ class Driver:
             ray.shutdown()
 
     def _connect(self) -> None:
-        """Connect as soon as the cluster can be reached. Raises the last error once nothing waits any more."""
+        """Connect as soon as the cluster can be reached. Raises the last error once nothing waits any more.
+
+        What an earlier driver left is queued first: where the cluster is gone for long, it waits, and says so.
+        """
         tries = 0
         while True:
+            at_work = self._take_up_left()
             try:
                 return connect(self.address)
             except DraftbenchError as error:
                 print(error, flush=True)
                 for run in self._waiting():
                     self._say_once(run, f"{error.what}; the run waits")
-                if not self._waiting():
+                if not (at_work or self._waiting()):
                     raise
                 time.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
                 tries += 1
@@ -322,8 +326,11 @@ class Driver:
         elif time.monotonic() - job.asked_at > _NO_NODE_S and f"no node {job.run.id}" not in self.said:
             self.said.add(f"no node {job.run.id}")
             if not any(node["Alive"] and _fits(node, job.recipe) for node in ray.nodes()):
-                wanted = job.recipe.resources.model_dump(exclude_none=True)
-                self._say_once(job.run, f"no node of the cluster has what the run asks for, {wanted}: it waits for one")
+                asked = job.recipe.resources.model_dump(include={"gpus", "cpus", "memory_gb"}, exclude_none=True)
+                wanted = ", ".join(f"resources.{name} {amount:g}" for name, amount in asked.items())
+                self._say_once(
+                    job.run, f"no node of the cluster has what the run asks for ({wanted}): it waits for one"
+                )
 
     def _pass_on_stops(self) -> None:
         for job in self.jobs.values():

@@ -68,7 +68,7 @@ def _reason_to_give_up(record: SlurmJob, state: str) -> DraftbenchError | None:
         return DraftbenchError(
             f"Slurm job {record.job} ran out of memory",
             "it may use what resources.memory_gb asks for, or what the site gives by itself",
-            "raise resources.memory_gb or lower a batch size, then resume",
+            "raise resources.memory_gb at the next call of its study, or in the run's config.yaml, then resume",
         )
     if record.began_at is None:
         return DraftbenchError(

@@ -77,7 +77,8 @@ class RunWork:
             error = DraftbenchError(
                 f"the time limit was reached {ended_early} times",
                 f"max_num_timeout of the place is {self.most_early_ends}",
-                "raise resources.minutes or max_num_timeout, then resume: nothing that is finished is lost",
+                "raise max_num_timeout, or resources.minutes at the next call of its study or in the run's "
+                "config.yaml, then resume: nothing that is finished is lost",
             )
             run.set_status(state="failed", ended_at=now(), error=error.as_dict())
             return

@@ -29,7 +29,16 @@ def decisive(values: Values, section: type[Section] = Recipe) -> dict[str, Any]:
         if mark is None or (mark.affects == "weights" and mark.used(values)):
             inner = section_of(field)
             kept[key] = value if inner is None else _inside(value, inner)
+    if section is Recipe and _drops_out(values):  # what an update does not see is drawn for each micro-batch
+        kept["train"]["micro_batch_tokens"] = values["train"].get("micro_batch_tokens")
     return kept
+
+
+def _drops_out(values: Values) -> bool:
+    """Whether a draft's adapter is trained with dropout: then the size of a pass changes its weights."""
+    draft, train = values.get("draft"), values.get("train")
+    adapter = draft.get("lora") if isinstance(draft, Mapping) else None
+    return isinstance(train, Mapping) and isinstance(adapter, Mapping) and bool(adapter.get("dropout"))
 
 
 def _inside(value: Any, section: type[Section]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from types import UnionType
@@ -213,7 +213,7 @@ def section_at(location: Sequence[str | int], root: type[Section] = Recipe) -> t
 def _explain(item: ErrorDetails, root: type[Section]) -> str:
     """One of pydantic's findings in words, with the nearest known key for an unknown one."""
     location = list(item["loc"])
-    dotted = ".".join(str(part) for part in location) or "recipe"
+    dotted = ".".join(str(part) for part in _named_in(location, root)) or "recipe"
     if item["type"] == "extra_forbidden":
         section = section_at(location, root)
         known = did_you_mean(str(location[-1]), section.model_fields) if section else ""
@@ -223,6 +223,19 @@ def _explain(item: ErrorDetails, root: type[Section]) -> str:
     hidden = isinstance(item["input"], (dict, Section)) or {"base_url", "also_at", "key_env"} & set(location)  # a key?
     shown = "" if hidden else f" (got {_short(item['input'])})"
     return f"{dotted}: {item['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _named_in(location: Sequence[str | int], root: type[Section]) -> Iterator[str | int]:
+    """The keys of a location, without the kinds of value that pydantic puts after a key that takes one of several."""
+    section: type[Section] | None = root
+    names = True  # whether what follows is named by a key, of a section or of a mapping
+    for part in location:
+        if names or isinstance(part, int):
+            yield part
+        if section is not None and isinstance(part, str):
+            field = section.model_fields.get(part)
+            section = section_of(field)
+            names = section is not None or field is None or "dict" in str(field.annotation)
 
 
 def _short(value: Any) -> str:

@@ -111,6 +111,16 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _something_is_measured(self, info: ValidationInfo) -> Recipe:
+        """Refuse before the target is loaded what an earlier version refused after it."""
+        alone = not self.trains and not self.has_draft
+        if alone and self.measure.speed_prompts == 0 and not (info.context or {}).get(STORED):
+            raise ValueError(
+                "measure.speed_prompts 0 leaves nothing: speed is all that can be measured of a target alone"
+            )
+        return self
+
     @property
     def trains(self) -> bool:
         """Whether a draft is trained; else the run only measures."""

@@ -139,12 +139,19 @@ class Usage:
         return use
 
 
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
+
+
 def remarks(info: Mapping[str, Any]) -> list[str]:
-    """Lines about a source: columns left aside, rows without a named column, and translations that were made."""
+    """Lines about a source: columns left aside, rows without a named column, files that were not read, translations."""
     lines = []
     if aside := info.get("left_aside"):
         lines.append(f"columns that are not used: {', '.join(aside)}")
     lines += [f"{count} rows have no {column!r}" for column, count in info.get("missing", {}).items()]
+    if unread := info.get("unread"):
+        lines.append(f"files that Datasets takes into no split, and that were not read: {_first(unread)}")
     if translated := info.get("translated"):
         lines.append("read: " + ", ".join(f"{what} ({count})" for what, count in translated.items()))
     return lines

@@ -263,6 +263,22 @@ def read_folder(path: Path, source: PromptSource) -> Iterator[Row]:
     return _rows_of_dataset(loaded, source)
 
 
+def unread_of_folder(path: Path, source: PromptSource) -> list[str]:
+    """The data files of a folder that `read_folder` would take into no split, as Datasets chooses by name and format.
+
+    A file called train.jsonl, say, makes it leave out all files whose names are of no split.
+    """
+    import datasets
+
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return []
+    with _datasets_errors(source, "put .jsonl or .parquet files into it, and check `split` and `config`"):
+        chosen = datasets.load_dataset_builder(str(path), source.config).config.data_files or {}
+    taken = {Path(str(file)).absolute() for files in chosen.values() for file in files}
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() in FILE_READERS)
+    return [file.relative_to(path).as_posix() for file in files if file.absolute() not in taken]
+
+
 def unused_of_folder(path: Path) -> tuple[str, ...]:
     """The settings of a source that `read_folder` does not use for this folder."""
     if (path / "dataset_dict.json").exists():

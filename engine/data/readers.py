@@ -11,7 +11,16 @@ from typing import NotRequired
 from engine.chat.prompt import Prompt, prompts_hash
 from engine.config.schema import PromptSource
 from engine.data.columns import ColumnUse, Usage
-from engine.data.formats import FILE_READERS, MAX_FILE_BYTES, Row, read_file, read_folder, read_hub, unused_of_folder
+from engine.data.formats import (
+    FILE_READERS,
+    MAX_FILE_BYTES,
+    Row,
+    read_file,
+    read_folder,
+    read_hub,
+    unread_of_folder,
+    unused_of_folder,
+)
 from engine.data.packs.sets import PREFIX, SetOrigin, set_file, set_origin
 from engine.data.records import BadRecordError, to_prompt
 from engine.errors import DraftbenchError, boundary
@@ -46,6 +55,8 @@ class SourceInfo(ColumnUse):
     origin: NotRequired[SetOrigin]
     translated: NotRequired[dict[str, int]]
     """Translation into the normal form -> count."""
+    unread: NotRequired[list[str]]
+    """Data files of a folder that Datasets takes into no split."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,8 @@ def _read_source(source: PromptSource, stem: str, taken: set[str], relative_to: 
     if source.path.startswith(PREFIX):
         info["origin"] = set_origin(source.path)
     info = {**info, **usage.summary()}
+    if unread := unread_files(source, relative_to):
+        info["unread"] = unread
     if translated := dict((+seen).most_common(_MAX_TRANSLATIONS)):
         info["translated"] = translated
     return PromptSet(prompts, bad, [info])
@@ -173,8 +186,17 @@ def _refuse_unused(source: PromptSource, path: Path) -> None:
         )
 
 
+def unread_files(source: PromptSource, relative_to: Path | None) -> list[str]:
+    """The data files of a folder that Datasets takes into no split; empty for any other source."""
+    if source.path.startswith((_HUB, PREFIX)):
+        return []
+    path = resolve_input(source.path, relative_to)
+    return unread_of_folder(path, source) if path.is_dir() else []
+
+
 def _stems(sources: Sequence[PromptSource]) -> list[str]:
-    """The prefix of generated ids per source: the file's stem, with its folder where two sources share a stem.
+    """The prefix of generated ids per source: the file's stem, with its folder where two sources share a stem, and a
+    number where they share both.
 
     For a folder or a hub dataset it is the last part of its name and the split.
     Several domains in one recipe usually come as <domain>/train.jsonl.
@@ -185,7 +207,16 @@ def _stems(sources: Sequence[PromptSource]) -> list[str]:
         for path, source in zip(paths, sources, strict=True)
     ]
     counts = Counter(stems)
-    return [f"{path.parent.name}-{stem}" if counts[stem] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
+    stems = [
+        f"{path.parent.name}-{stem}" if counts[stem] > 1 else stem for path, stem in zip(paths, stems, strict=True)
+    ]
+    # The same source twice keeps one prefix, so that its rows are refused as repeated.
+    alike: dict[str, list[PromptSource]] = {}
+    for stem, source in zip(stems, sources, strict=True):
+        if source not in (others := alike.setdefault(stem, [])):
+            others.append(source)
+    numbers = [alike[stem].index(source) for stem, source in zip(stems, sources, strict=True)]
+    return [f"{stem}-b{number + 1}" if number else stem for stem, number in zip(stems, numbers, strict=True)]
 
 
 def _nothing_in(source: PromptSource, bad: Sequence[BadRow]) -> DraftbenchError:

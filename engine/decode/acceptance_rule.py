@@ -1,17 +1,22 @@
 """The rule of speculative sampling: what is kept of a proposal, and the token after it.
 
 `judge` is the plain mathematics of one row [Leviathan et al. 2023; Chen et al. 2023]. `judge_rows` does the same for
-all rows of a batch at once on the device, and `judge_greedy_rows` at temperature 0, where p and q are one-hot and
-nothing is drawn; tests hold them to the same verdicts.
+all rows of a batch at once on the device, and `judge_greedy_rows` on the host at temperature 0, where p and q are
+one-hot and nothing is drawn; tests hold them to the same verdicts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from engine.decode.sampling import NOT_NUMBERS, are_numbers, draw, overlap, residual
+from engine.decode.sampling import NOT_NUMBERS, are_numbers, draw, likeliest, overlap, residual
+
+Column = list[list[Any]]
+"""Values of every row on the host: [row, any]."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +106,30 @@ def judge_rows(
     )
 
 
-def judge_greedy_rows(choices: torch.Tensor, proposed: torch.Tensor, gammas: torch.Tensor) -> Verdicts:
-    """`judge_rows` at temperature 0: a token is kept where it is the target's own choice.
+def judge_greedy_rows(
+    choices: Sequence[Sequence[int]], proposed: Sequence[Sequence[int]], gammas: Sequence[int]
+) -> tuple[Column, ...]:
+    """`judge_rows` at temperature 0, as the columns of its verdicts: a token is kept where it is the target's choice.
 
-    choices: [row, gamma + 1] ids of the target, proposed: [row, gamma] ids of the draft, gammas: [row].
+    choices: [row, gamma + 1] ids of the target (`choices_of`), proposed: [row, gamma] ids of the draft, gammas: [row].
+    All is on the host, which waits for the ids anyway: on a GPU this would be two dozen kernels for a few numbers.
     """
-    gamma = proposed.shape[1]
-    same = (proposed == choices[:, :gamma]).float()
-    accepted = kept_before_refusal(same, torch.ones_like(same), torch.zeros_like(same), gammas)
-    next_tokens = choices.gather(1, accepted.unsqueeze(1)).squeeze(1)
-    ones = torch.ones(len(choices), device=choices.device)
-    return Verdicts(accepted, next_tokens, same, torch.ones_like(same), same, ones, torch.zeros_like(ones))
+    rows = list(zip(choices, proposed, gammas, strict=True))
+    kept = [kept_choices(*row) for row in rows]
+    same = [[float(a == b) for a, b in zip(chosen, ids, strict=False)] for chosen, ids, _ in rows]
+    next_tokens = [[chosen[count]] for count, (chosen, _, _) in zip(kept, rows, strict=True)]
+    ones = [[1.0] * len(ids) for ids in proposed]
+    return [[count] for count in kept], next_tokens, same, ones, same, [[1.0] for _ in rows], [[0.0] for _ in rows]
+
+
+def kept_choices(choices: Sequence[int], proposed: Sequence[int], gamma: int) -> int:
+    """Of one row's first `gamma` proposed tokens, those before the first that is not the target's choice."""
+    return next((i for i in range(gamma) if proposed[i] != choices[i]), gamma)
+
+
+def choices_of(logits: torch.Tensor) -> torch.Tensor:
+    """The target's choices at temperature 0, with a mark where logits are no numbers: [..., vocab] -> [...]."""
+    return likeliest(logits).masked_fill(~are_numbers(logits), NOT_NUMBERS)
 
 
 def marked(verdicts: Verdicts, logits: torch.Tensor) -> Verdicts:

@@ -33,9 +33,11 @@ def at_card(device: torch.device) -> AbstractContextManager[Any]:
 def to_host(*columns: torch.Tensor) -> list[list[list[Any]]]:
     """Fetch columns [row, any] of float32 or of ids as lists, bit for bit, in one copy: the loop's only wait.
 
-    Ids must fit into 32 bits.
+    Beside float32, ids must fit into 32 bits.
     """
-    bits = [part.view(torch.int32) if part.dtype == torch.float32 else part.to(torch.int32) for part in columns]
+    bits = list(columns)
+    if any(part.dtype == torch.float32 for part in columns):
+        bits = [part.view(torch.int32) if part.dtype == torch.float32 else part.to(torch.int32) for part in columns]
     together = torch.split(torch.cat(bits, dim=1).cpu(), [part.shape[1] for part in columns], dim=1)
     return [
         host.contiguous().view(torch.float32).numpy().tolist() if part.dtype == torch.float32 else host.numpy().tolist()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.chat.prompt import Prompt
 from engine.chat.rendering import render
-from engine.decode.counts import count
+from engine.decode.counts import count, share_of
 from engine.decode.events import Round
 from engine.decode.settings import DecodeSettings
 from engine.decode.speculative import speculative_decode
@@ -25,7 +24,11 @@ _ALTERNATIVES = 5  # likeliest tokens of either model noted at each position
 
 @dataclass
 class PromptDecoding:
-    """A rendered prompt to decode with some models; without a draft it is decoded plainly."""
+    """A rendered prompt to decode with some models; without a draft it is decoded plainly.
+
+    `seconds` are those of the rounds, as in the live view: what is done with a round meanwhile, such as printing it
+    into a pipe that somebody reads page by page, is not decoding.
+    """
 
     target: LoadedModel
     draft: Draft | None
@@ -33,21 +36,23 @@ class PromptDecoding:
     prompt_ids: list[int]
     settings: DecodeSettings
     decoded: list[Round] = field(default_factory=list)
-    seconds: float = 0.0
 
     def rounds(self) -> Iterator[Round]:
         """Decode once; the rounds come as they end and are kept in `decoded`."""
-        began = time.perf_counter()
         target, draft = self.target.model, None if self.draft is None else self.draft.model
         for item in speculative_decode(target, draft, [self.prompt_ids], self.settings, alternatives=_ALTERNATIVES):
             self.decoded.append(item)
             yield item
-        self.seconds = time.perf_counter() - began
+
+    @property
+    def seconds(self) -> float:
+        return sum(item.seconds for item in self.decoded)
 
     def figures(self) -> str:
         """One line of figures about what was decoded."""
         counts = count(self.decoded)
-        speed = f"{counts.emitted} tokens in {self.seconds:.2f} s = {counts.emitted / self.seconds:.1f} tokens/s"
+        tokens = f"{counts.emitted} token{'' if counts.emitted == 1 else 's'}"
+        speed = f"{tokens} in {self.seconds:.2f} s = {number(share_of(counts.emitted, self.seconds), 1)} tokens/s"
         if self.draft is None:
             return speed
         rates = counts.rates()

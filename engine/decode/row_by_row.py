@@ -23,6 +23,7 @@ class RowByRow:
 
     def __init__(self, model: Any, *, is_draft: bool = False) -> None:
         self.model, self.is_draft, self.head = model, is_draft, Head.of(model)
+        self.device = model.device
         self.hidden = torch.zeros(0)  # [row, last, width]: what entered the head in the latest feed
         self.caches: list[Any] = []
         self.lengths: list[int] = []  # tokens cached in each row
@@ -53,9 +54,9 @@ class RowByRow:
         start, end = self.lengths[row], self.lengths[row] + len(ids)
         refuse_beyond(self._limit, end, self.model)
         known = (readable if self.is_draft else refuse_unknown)(self.model, torch.tensor([ids]))
-        places = torch.arange(start, end, device=self.model.device).unsqueeze(0)
+        places = torch.arange(start, end, device=self.device).unsqueeze(0)
         output = body(self.model)(
-            input_ids=known.to(self.model.device),
+            input_ids=known.to(self.device),
             past_key_values=self.caches[row],
             use_cache=True,
             **({"position_ids": places} if self._takes_positions else {}),

@@ -44,6 +44,9 @@ class SlotRunner:
         unless the model is spread or split over several.
         """
         self.model, self.is_draft, self.head = model, is_draft, Head.of(model)
+        self.device = (
+            model.device
+        )  # asked once: a model looks for its first weight each time, longer than a kernel runs
         self.hidden = torch.zeros(0)  # [row, last, width]: what entered the head in the latest feed
         self._limit = rotary_limit(model)
         self._takes_positions = takes_positions(model)
@@ -69,7 +72,7 @@ class SlotRunner:
         the device. Returns [row, last, vocab].
         """
         known = (readable if self.is_draft else refuse_unknown)(self.model, padded(pending))
-        ids, counts = on_device(known, self.model.device), [len(row) for row in pending]
+        ids, counts = on_device(known, self.device), [len(row) for row in pending]
         if tail is not None and tail.shape[1]:
             ids = appended(ids, counts, self._known(tail))
             counts = [count + tail.shape[1] for count in counts]
@@ -127,7 +130,8 @@ class SlotRunner:
         if longest == 0 or width > WIDEST:
             return self._forward(ids, self.cache.begin_step(rows, width, ids.device))
         starts = on_device(torch.tensor([*self.lengths, *[0] * (all_rows - rows)]), ids.device)
-        whole = torch.nn.functional.pad(ids, (0, 0, 0, all_rows - rows))  # with rows that nobody looks at
+        whole = ids if all_rows == rows else torch.nn.functional.pad(ids, (0, 0, 0, all_rows - rows))
+        # The rows behind are there for the shape, and nobody looks at them.
         return self.graphs.run(partial(self._ragged_step, view), whole, starts, view, self.cache.moves)[:rows]
 
     def _ragged_step(self, view: int, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:

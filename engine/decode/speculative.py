@@ -6,7 +6,7 @@ and a round without refusal earns a bonus token. With `draft=None` gamma is 0 an
 round is one plain target token, so plain decoding runs through the same code.
 
 Draft, target and judgement of all rows run on the device, one after the other; the host waits for it once a round,
-in `to_host`, and writes down what happened.
+in `to_host`, and writes down what happened. At temperature 0 the device only chooses, and the host judges.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from engine.decode.acceptance_rule import Verdicts, judge_greedy_rows, judge_rows, marked
+from engine.decode.acceptance_rule import Column, choices_of, judge_greedy_rows, judge_rows, marked
 from engine.decode.device import Stopwatch, on_device, to_host
 from engine.decode.events import Alternative, Fate, Round, Token
 from engine.decode.runner import AnyRunner, runner_for
@@ -127,23 +127,22 @@ def _rounds(
     observe: Observe | None,
 ) -> Iterator[Round]:
     target, limit, length = target_runner.model, settings.max_new_tokens, settings.length.fresh()
+    device = target.device  # asked once: see SlotRunner
     sampling, draft_sampling = settings.sampling, settings.draft_sampling
     vocab = target.get_output_embeddings().weight.shape[0]
     while rows:
-        watch = Stopwatch(target.device)
+        watch = Stopwatch(device)
         most = length.next() if draft_runner else 0
         gammas = [min(most, limit - row.emitted - 1) for row in rows]  # the target adds one token itself
         gamma = max(gammas)
         draws = uniforms.take([row.number for row in rows], 2 * most + 1)
-        proposal = proposals(
-            draft_runner, _unread(draft_runner, rows), draft_sampling, draws[:, :gamma], vocab, target.device
-        )
+        proposal = proposals(draft_runner, _unread(draft_runner, rows), draft_sampling, draws[:, :gamma], vocab, device)
         watch.mark()
         logits = target_runner.feed(_unread(target_runner, rows), last=gamma + 1, tail=proposal.ids)
         watch.mark()
         deciding = _deciding(draws, gammas)
-        probs, verdicts = _verdicts(logits, proposal, deciding, gammas, sampling)
-        judged = _judged(target, rows, gammas, deciding, to_host(proposal.ids, *verdicts.columns()), settings)
+        probs, columns = _verdicts(logits, proposal, deciding, gammas, sampling)
+        judged = _judged(target, rows, gammas, deciding, columns, settings)
         if gamma:
             # The target has read the whole proposal and keeps what it accepted. The draft has not read the last token,
             # and gives back one more: it begins every round by reading two tokens, so that no round is ragged.
@@ -235,11 +234,11 @@ def proposals(
     ids: list[torch.Tensor] = []
     probs: list[torch.Tensor] = []
     own_ids = draft_runner.head.ids
-    uniforms = on_device(draws, draft_runner.model.device)
+    uniforms = None if sampling.greedy else on_device(draws, draft_runner.device)
     for step in range(gamma):
         logits = (draft_runner.feed_ids(ids[-1].unsqueeze(1)) if step else draft_runner.feed(pending, last=1))[:, -1]
         own = logits if own_ids is not None else align_logits(logits, vocab)
-        if sampling.greedy:
+        if uniforms is None:
             drawn = likeliest(own)
         else:
             probs.append(distribution(own, sampling))
@@ -272,16 +271,19 @@ def _deciding(draws: torch.Tensor, gammas: Sequence[int]) -> torch.Tensor:
 
 def _verdicts(
     logits: torch.Tensor, proposal: Proposal, deciding: torch.Tensor, gammas: Sequence[int], sampling: Sampling
-) -> tuple[torch.Tensor | None, Verdicts]:
-    """p [row, gamma + 1, vocab], None at temperature 0, and the verdicts on all rows. logits: as p."""
-    own = on_device(torch.tensor(gammas), logits.device)
+) -> tuple[torch.Tensor | None, Sequence[Column]]:
+    """p [row, gamma + 1, vocab], None at temperature 0; on the host what was proposed, and the columns of `Verdicts`.
+
+    logits: as p. The host waits here.
+    """
     if sampling.greedy:
-        return None, marked(judge_greedy_rows(likeliest(logits), proposal.ids, own), logits)
-    probs = distribution(logits, sampling)
+        proposed, choices = to_host(proposal.ids, choices_of(logits))
+        return None, (proposed, *judge_greedy_rows(choices, proposed, gammas))
+    own, probs = on_device(torch.tensor(gammas), logits.device), distribution(logits, sampling)
     verdicts = judge_rows(
         probs, proposal.draft_probs(probs.shape[-1]), proposal.ids, on_device(deciding, logits.device), own
     )
-    return probs, marked(verdicts, logits)
+    return probs, to_host(proposal.ids, *marked(verdicts, logits).columns())
 
 
 def _judged(
@@ -289,7 +291,7 @@ def _judged(
     rows: Sequence[_Row],
     gammas: Sequence[int],
     deciding: torch.Tensor,
-    columns: Sequence[Sequence[Sequence[Any]]],
+    columns: Sequence[Column],
     settings: DecodeSettings,
 ) -> list[_Judged]:
     """Write down each row's round. columns: what was proposed, and those of `Verdicts`, each [row, any]."""

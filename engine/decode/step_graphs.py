@@ -49,6 +49,7 @@ class StepGraphs:
     def __init__(self, model: Any) -> None:
         self._device = model.device
         self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
+        self._side: Any = None  # the stream on which steps are recorded
         self._recorded: dict[tuple[int, int, int], _Recorded] = {}
         self._moves = 0
         self.weights = _weights(model)
@@ -75,10 +76,14 @@ class StepGraphs:
             return self._recorded[key].replay(ids, starts)
 
     def _record(self, key: tuple[int, int, int], step: Step) -> None:
+        if self._side is None and self._device.type == "cuda":
+            # One for all recordings: of every stream that it has met cuBLAS keeps some memory, 32 MB on an H100.
+            self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         recorded = self._recorded[key]
         try:
-            recorded.record(step, self._pool, self._device)
+            recorded.record(step, self._pool, self._device, self._side)
         except torch.OutOfMemoryError:
+            del self._recorded[key]  # or the next runner of the model would replay what was never recorded
             raise
         except Exception as error:  # a forward that waits for the device, or allocates as it likes
             self.failed = True
@@ -121,8 +126,8 @@ class _Recorded:
         self.hidden = torch.zeros(0)
         self._again: Callable[[], Any] = lambda: None
 
-    def record(self, step: Step, pool: Any, device: torch.device) -> None:
-        """Record the step on its device, which must be the current one."""
+    def record(self, step: Step, pool: Any, device: torch.device, side: Any) -> None:
+        """Record the step on its device, which must be the current one, on the stream `side`."""
 
         def run() -> None:
             self.hidden = step(self.ids, self.starts)
@@ -130,7 +135,6 @@ class _Recorded:
         if device.type != "cuda":
             self._again = run
             return
-        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         main = torch.cuda.current_stream(device)
         side.wait_stream(main)
         graph = torch.cuda.CUDAGraph()

@@ -133,8 +133,8 @@ def _figure(name: str, title: str, prediction: Prediction, served: Served) -> Fi
         interval, difference = paired
         apart, spread = difference.value, _error(difference)
     else:
-        interval, basis = _served_interval(name, served, prediction.gamma)
-        apart, spread = interval.value - predicted.value, math.hypot(_error(predicted), _error(interval))
+        interval, error, basis = _served_interval(name, served, prediction.gamma)
+        apart, spread = interval.value - predicted.value, math.hypot(_error(predicted), error)
     spread = max(spread, _least_error(name, served.totals))  # NaN stays NaN
     return Figure(name, title, predicted, interval, basis, apart / spread if spread else _sign(apart))
 
@@ -191,15 +191,23 @@ def _paired(name: str, prediction: Prediction, served: Served) -> tuple[Interval
     return bootstrap_ratio(*observed), paired_difference(*expected, *observed)
 
 
-def _served_interval(name: str, served: Served, gamma: int) -> tuple[Interval, Basis]:
+def _served_interval(name: str, served: Served, gamma: int) -> tuple[Interval, float, Basis]:
+    """The served figure with its interval, its standard error, and what the interval is taken over.
+
+    Of totals alone the interval ends where the figure does, as a share at 0 and 1. The standard error does not: an
+    interval that was cut would say that the figure is better known than it is.
+    """
     tops, bottoms = _columns(name, served.per_request)
     if len(tops) >= _FEWEST_REQUESTS and np.isfinite([*tops, *bottoms]).all():
-        return ratio_over_requests(tops, bottoms), "requests"
+        interval = ratio_over_requests(tops, bottoms)
+        return interval, _error(interval), "requests"
     top, bottom = _ratio(name, served.totals)
     value = top / bottom if bottom else math.nan
     error, count = _round_error(name, served.totals, gamma)
     basis: Basis = "rounds" if served.totals.rounds else "proposed tokens"
-    return Interval(value, max(0.0, value - Z * error), value + Z * error, count), basis
+    least, most = (1.0, 1.0 + gamma) if name == "tokens_per_round" else (0.0, 1.0)
+    low, high = max(least, value - Z * error), min(most, value + Z * error)
+    return Interval(value, min(low, value), max(high, value), count), error, basis
 
 
 def _round_error(name: str, totals: RoundTotals, gamma: int) -> tuple[float, int]:

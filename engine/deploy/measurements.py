@@ -70,7 +70,8 @@ def new_name(run: Path, server: str, now: datetime | None = None) -> str:
 def keep(run: Path, name: str, measurement: ServedMeasurement, documents: Sequence[Document] = ()) -> ServedMeasurement:
     """Write a measurement into a run's folder, whole or not at all; returned with its files.
 
-    Raises DraftbenchError if there is one of that name.
+    If it was read from the files of another one, its notes say so: it is the same measurement twice. Raises
+    DraftbenchError if there is one of that name.
     """
     check_free(run, name)
     folder = run / SERVED_FOLDER / name
@@ -80,7 +81,8 @@ def keep(run: Path, name: str, measurement: ServedMeasurement, documents: Sequen
         left -= len(document.raw) if kept_as else 0
         digest = hashlib.sha256(document.raw).hexdigest()
         files.append(RawFile(name=document.name, size_bytes=len(document.raw), sha256=digest, kept_as=kept_as))
-    whole = measurement.model_copy(update={"files": files})
+    notes = [*measurement.notes, *_same_files(run, files)]
+    whole = measurement.model_copy(update={"files": files, "notes": notes})
     with disk_errors(folder):
         folder.parent.mkdir(exist_ok=True)
         with atomic_folder(folder) as new:
@@ -89,6 +91,14 @@ def keep(run: Path, name: str, measurement: ServedMeasurement, documents: Sequen
                     write_atomic(new / file.kept_as, document.raw)
             whole.write(new)
     return whole
+
+
+def _same_files(run: Path, files: Sequence[RawFile]) -> list[str]:
+    digests = [file.sha256 for file in files]
+    for kept in kept_measurements(run):
+        if digests and kept.measurement and [file.sha256 for file in kept.measurement.files] == digests:
+            return [f"it was read from the same files as {kept.name}, so the two are one measurement"]
+    return []
 
 
 def kept_measurements(run: Path) -> list[Kept]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from engine.errors import DraftbenchError, first_line
+from engine.errors import Cancelled, DraftbenchError, first_line
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -92,17 +92,25 @@ class Processes:
         self.first_alone(lambda: made.append(work()))
         return made[0] if made else work()
 
-    def failure(self) -> DraftbenchError | None:
-        """Why another process has ended, as it said itself or as the lost connection shows; None if none has."""
+    def failure(self, *, aside: bool = False) -> DraftbenchError | None:
+        """Why another process has failed, as it said itself or as the lost connection shows; None if none has.
+
+        One that ended because it was asked to stop has not failed. `aside`: another thread asks, over a connection of
+        its own, since this process may wait at the other one for the process that has failed.
+        """
         with contextlib.suppress(RuntimeError):
-            return self._cut_off if self._store is None else self._failure() or self._cut_off
+            store: Any = self._store  # torch's stubs lack `clone`
+            if store is not None and aside:
+                store = store.clone()
+            return (None if store is None else self._failure(store, stops=False)) or self._cut_off
         return self._cut_off
 
-    def _failure(self) -> DraftbenchError | None:
-        assert self._store is not None
-        if not self._store.check(["failed"]):
+    def _failure(self, store: Store, *, stops: bool = True) -> DraftbenchError | None:
+        if not store.check(["failed"]):
             return None
-        note = json.loads(self._store.get("failed"))
+        note = json.loads(store.get("failed"))
+        if note["stopped"] and not stops:
+            return None
         return DraftbenchError(
             f"process {note['rank'] + 1} of {self.count} has ended: {note['what']}",
             note["why"] or "a step needs the share of every process",
@@ -266,12 +274,13 @@ class Processes:
             _RESUME,
         )
         until = time.monotonic() + _REASON_S
+        assert self._store is not None
         with contextlib.suppress(RuntimeError):  # the store is gone as well
             while time.monotonic() < until:
                 status = None if self.first else self._end_of_first()
                 if status is not None:
                     return FirstEndedError(status)
-                failure = self._failure()
+                failure = self._failure(self._store)
                 if failure is not None:
                     return failure
                 time.sleep(_LOOK_EVERY_S)
@@ -324,9 +333,12 @@ class Processes:
                 if status is not None:
                     return status
                 time.sleep(_LOOK_EVERY_S)
-            explained = error if isinstance(error, DraftbenchError) else DraftbenchError(repr(error)[:300])
+            stopped = isinstance(error, (Cancelled, KeyboardInterrupt))
+            what = "it was asked to stop" if stopped else repr(error)[:300]
+            explained = error if isinstance(error, DraftbenchError) else DraftbenchError(what)
             if not self._store.check(["failed"]):
-                self._store.set("failed", json.dumps({"rank": self.rank, **explained.as_dict()}))
+                note = {"rank": self.rank, "stopped": stopped, **explained.as_dict()}
+                self._store.set("failed", json.dumps(note))
         return 1 if error is None else None
 
 

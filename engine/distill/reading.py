@@ -8,6 +8,7 @@ from engine.capture.batches import Batch
 from engine.capture.signal import ExactSignal, Signal, SignalFormat, TrimmedSignal, log_totals
 from engine.capture.store import Capture
 from engine.config.schema import TrainSpec
+from engine.decode.device import on_device
 from engine.errors import DraftbenchError
 from engine.models.head import Head
 
@@ -65,7 +66,7 @@ class SignalReader:
             return signal
         assert isinstance(signal, ExactSignal)
         totals = self._totals(signal, places)
-        return TrimmedSignal(signal.hidden, self.own_head, totals.to(signal.hidden.device))
+        return TrimmedSignal(signal.hidden, self.own_head, on_device(totals, signal.hidden.device))
 
     def _totals(self, signal: ExactSignal, places: torch.Tensor) -> torch.Tensor:
         """The normaliser of each position: [position]. The positions are all of the capture, or none is."""

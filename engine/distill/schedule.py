@@ -40,7 +40,8 @@ class Passes:
             return total_steps(len(self.tokens), self.settings)
         last = _passed(len(self.tokens), self.settings) - 1
         epoch, place = divmod(last, len(self.tokens))
-        return _bounded(self._begin(epoch)[place] // self._step_tokens + 1, self.settings)
+        begin = int(self._begin(epoch)[place])  # numpy's integers cannot be written to a checkpoint
+        return _bounded(begin // self._step_tokens + 1, self.settings)
 
     @property
     def visits(self) -> float:

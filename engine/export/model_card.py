@@ -8,10 +8,10 @@ from pathlib import Path
 from engine.config.schema import Recipe
 from engine.measure.decision import decide
 from engine.measure.speed_words import describe, measured_where
-from engine.numbers import bounds, number
+from engine.numbers import bounds, is_number, number
 from engine.records.certificate import Certificate
 from engine.records.provenance import Provenance
-from engine.records.summary import Summary
+from engine.records.summary import Conditions, Summary
 from engine.untrusted.visible import visible
 
 
@@ -56,9 +56,8 @@ def model_card(
             first = before.get((m.temperature, m.metric), "")
             lines.append(
                 f"| {m.temperature:g} | {m.metric} | {first} | {number(m.value)} "
-                f"| {bounds(m)} | {m.n_prompts} | {m.n_tokens} |"
+                f"| {bounds(m)} | {number(m.n_prompts, 0)} | {number(m.n_tokens, 0)} |"
             )
-    gamma = "" if served else f"gamma {conditions.num_draft_tokens}, "
     exact = (
         f"Measured against the text of the served model {conditions.served_by}: `exact` is the mean of "
         "min(1, q(x)/p(x)) over the tokens x that it drew. No sampled rates, speed or certificate."
@@ -67,8 +66,7 @@ def model_card(
     )
     lines += [
         "",
-        f"Conditions: {gamma}{conditions.precision} on {conditions.device}, "
-        f"top-p {conditions.top_p:g}, top-k {conditions.top_k}, seed {conditions.seed}. {exact}",
+        f"Conditions: {_in_words(conditions)}. {exact}",
     ]
     if where := measured_where(summary, provenance):
         lines += ["", f"Measured on {where}."]
@@ -81,7 +79,12 @@ def model_card(
     decision = decide(summary)
     lines += ["", f"**{decision.sentence}.**"]
     if decision.changes:
-        lines += ["", "What would change it:", "", *(f"- {change}" for change in decision.changes)]
+        lines += [
+            "",
+            "What would change it:",
+            "",
+            *(f"- {change.replace(' RUN', f' {run_id}')}" for change in decision.changes),
+        ]
     if settings_note:
         lines += ["", f"Note: {settings_note}."]
     lines += [] if summary.certificate is None else _certificate(summary.certificate)
@@ -98,6 +101,19 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _in_words(conditions: Conditions) -> str:
+    """'gamma 3, bfloat16 on cpu, top-p 1, top-k 0, seed 0'; what is not known is left out."""
+    parts = [conditions.proposing if conditions.served_by is None else ""]
+    parts += [" on ".join(filter(None, (conditions.precision, conditions.where)))]
+    parts += [f"top-p {conditions.top_p:g}"] if is_number(conditions.top_p) else []
+    parts += [
+        f"{name} {value}"
+        for name, value in (("top-k", conditions.top_k), ("seed", conditions.seed))
+        if value is not None
+    ]
+    return ", ".join(filter(None, parts)) or "not known"
 
 
 def _transformers_use(dtype: str | None) -> list[str]:

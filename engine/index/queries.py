@@ -177,8 +177,11 @@ def exact_values(con: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
 
 def prompts_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperature: float) -> pd.DataFrame:
-    """Rows of `prompts` of the runs' trained drafts at one temperature."""
-    return _of_runs(con, "SELECT * FROM prompts", "ORDER BY run_id, prompt_id", run_ids, temperature)
+    """Rows of `prompts` of the runs' trained drafts at one temperature, in the order of their measurements.
+
+    An interval depends on that order: in it, that of a part of the prompts is the one that `draftbench slices` prints.
+    """
+    return _of_runs(con, "SELECT * FROM prompts", "ORDER BY run_id, rowid", run_ids, temperature)
 
 
 def rounds_of(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], temperature: float) -> pd.DataFrame:

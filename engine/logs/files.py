@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NotRequired
 
 from engine.data.columns import ColumnUse, Usage
-from engine.data.readers import BadRow, open_source
+from engine.data.readers import BadRow, open_source, unread_files
 from engine.data.records import BadRecordError
 from engine.errors import DraftbenchError
 from engine.logs.pii import Scrubber
@@ -27,6 +27,7 @@ class LogFile(ColumnUse):
     rows: int
     columns: dict[str, str | None]
     translated: NotRequired[dict[str, int]]
+    unread: NotRequired[list[str]]
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,11 @@ def read_logs(sources: Sequence[LogSource], *, every_turn: bool, skip_bad: bool)
     for number, source in enumerate(sources, 1):
         stem = Path(source.path).stem + (f"-{number}" if len(sources) > 1 else "")
         _read_file(source, stem, taken, log, every_turn=every_turn)
+    if not log.rows:
+        names = ", ".join(source.path for source in sources)
+        raise DraftbenchError(f"{names} {'are' if len(sources) > 1 else 'is'} empty", "", "give a log with rows in it")
     if not log.queries or (log.bad and not skip_bad):
-        raise _bad_rows(log.bad, log.rows)
+        raise _bad_rows(log.bad, log.rows, all_bad=not log.queries)
     log.queries.sort(key=lambda query: query.time)
     return log
 
@@ -92,6 +96,8 @@ def _read_file(source: LogSource, stem: str, taken: set[str], log: Log, *, every
     file = {**file, **usage.summary()}
     if +seen:
         file["translated"] = dict(+seen)
+    if unread := unread_files(source, None):
+        file["unread"] = unread
     log.files.append(file)
 
 
@@ -109,11 +115,12 @@ def _free(name: str, taken: Collection[str]) -> str:
     return next(free for free in itertools.chain([name], others) if free not in taken)
 
 
-def _bad_rows(bad: Sequence[BadRow], rows: int) -> DraftbenchError:
+def _bad_rows(bad: Sequence[BadRow], rows: int, *, all_bad: bool) -> DraftbenchError:
     lines = [f"  {row.file}:{row.line}: {row.reason}" for row in bad[:_SHOWN]]
     lines += [f"  ... and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
     return DraftbenchError(
         "\n".join([f"{len(bad)} of {rows} rows are not conversations:", *lines]),
-        "leaving them out silently would change the set of prompts",
-        "name the columns (--messages-column, --prompt-column, --id-column ...), or leave these rows out: --skip-bad",
+        "there is no other row" if all_bad else "leaving them out silently would change the set of prompts",
+        "name the columns (--messages-column, --prompt-column, --id-column ...)"
+        + ("" if all_bad else ", or leave these rows out: --skip-bad"),
     )

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from engine.data.overlap import remove_overlap
+from engine.data.overlap import remove_overlap, repeats_in_context
 from engine.data.packs.build import write_entries
 from engine.data.packs.entry import Entry, Side, as_prompt
-from engine.data.packs.filters import find_repeats, tool_names
+from engine.data.packs.filters import tool_names
 from engine.data.packs.split import HELDOUT_SHARE, side_of
+from engine.data.readers import BadRow
 from engine.errors import DraftbenchError
 from engine.fileio import sha256_file, write_json
 from engine.logs.files import Log, LogFile, ids_of, read_logs
@@ -35,6 +36,7 @@ KEPT = "personal data and keys were left as they are"
 # With fewer sets of tools one side could be left without any: conversations are split instead.
 _MIN_TOOL_SETS = 20
 _FEW_HELDOUT = 20
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Step(TypedDict):
 
 
 class PiiSummary(TypedDict):
-    """Personal data that was replaced: replacements by kind, and the number of prompts with any."""
+    """Personal data that was replaced in the written prompts: replacements by kind, and the prompts with any."""
 
     scrubbed: bool
     found: dict[str, int]
@@ -82,6 +84,8 @@ class ImportSummary(TypedDict):
     files: list[LogFile]
     steps: list[Step]
     bad_rows: int
+    bad_examples: list[str]
+    """The first of them with the reason, scrubbed like the prompts."""
     pii: PiiSummary
     split_by: str
     tool_sets: int
@@ -138,8 +142,10 @@ def import_logs(
     steps = _Steps(log.rows)
     steps.add("not a conversation", len(log.bad))
     steps.left = len(log.queries)  # one row can have several queries
-    steps.add("cut where an answer begins", 0)
-    entries, pii = _entries(log.queries, options)
+    steps.add(
+        "each turn is a prompt, cut where its answer begins" if options.every_turn else "cut where an answer begins", 0
+    )
+    entries, replaced = _entries(log.queries, options)
     conversations = {entry["id"]: query.conversation for entry, query in zip(entries, log.queries, strict=True)}
     sides = _sides(_without_repeats(entries, steps), conversations, options.heldout_share, steps)
     if not sides.train:
@@ -148,6 +154,7 @@ def import_logs(
             "repeats and held-out conversations were removed",
             "import more of the log, or give a smaller --heldout-share",
         )
+    pii = _pii_summary([replaced[entry["id"]] for entry in (*sides.train, *sides.heldout)], options)
     summary = _summary(options, log, steps, pii, sides)
     with output_folder(out, MARKER, overwrite=overwrite) as folder:
         summary["written"] = {
@@ -158,24 +165,26 @@ def import_logs(
     return summary
 
 
-def _entries(queries: Sequence[Query], options: ImportOptions) -> tuple[list[Entry], PiiSummary]:
-    """The records of the queries, scrubbed conversation by conversation, and a summary of the scrubbing."""
+def _entries(queries: Sequence[Query], options: ImportOptions) -> tuple[list[Entry], dict[str, Counter[str]]]:
+    """The records of the queries, scrubbed conversation by conversation, and by id what was replaced in each."""
     scrubbers: dict[str, Scrubber] = {}
-    entries, touched = [], 0
+    entries: list[Entry] = []
+    replaced: dict[str, Counter[str]] = {}
     for query, name in zip(queries, ids_of(queries, keep_pii=options.keep_pii), strict=True):
         scrubber = scrubbers.setdefault(query.conversation, Scrubber())
-        before = scrubber.counts.total()
+        before = Counter(scrubber.counts)
         entries.append(_entry(query, name, options, None if options.keep_pii else scrubber))
-        touched += scrubber.counts.total() > before
-    counts: Counter[str] = Counter()
-    for scrubber in scrubbers.values():
-        counts.update(scrubber.counts)
-    remark = KEPT if options.keep_pii else REMARK
-    return entries, {
+        replaced[name] = scrubber.counts - before
+    return entries, replaced
+
+
+def _pii_summary(replaced: Sequence[Counter[str]], options: ImportOptions) -> PiiSummary:
+    """What was replaced in the prompts that are written."""
+    return {
         "scrubbed": not options.keep_pii,
-        "found": dict(sorted(counts.items())),
-        "prompts": touched,
-        "remark": remark,
+        "found": dict(sorted(sum(replaced, Counter()).items())),
+        "prompts": sum(bool(counts) for counts in replaced),
+        "remark": KEPT if options.keep_pii else REMARK,
     }
 
 
@@ -202,7 +211,7 @@ def _entry(query: Query, name: str, options: ImportOptions, scrubber: Scrubber |
 
 
 def _without_repeats(entries: list[Entry], steps: _Steps) -> list[Entry]:
-    repeats = find_repeats(entries)
+    repeats = {repeat.prompt_id: repeat.kind for repeat in repeats_in_context([as_prompt(entry) for entry in entries])}
     for kind in ("exact", "near"):
         steps.add(f"{kind} repeat of an earlier one", sum(other == kind for other in repeats.values()))
     return [entry for entry in entries if entry["id"] not in repeats]
@@ -254,6 +263,7 @@ def _summary(options: ImportOptions, log: Log, steps: _Steps, pii: PiiSummary, s
         "files": log.files,
         "steps": steps.rows,
         "bad_rows": len(log.bad),
+        "bad_examples": [_shown(row, options) for row in log.bad[:_SHOWN]],
         "pii": pii,
         "split_by": "conversation and set of tools" if sides.by_tools else "conversation",
         "tool_sets": sides.tool_sets,
@@ -268,9 +278,17 @@ def _summary(options: ImportOptions, log: Log, steps: _Steps, pii: PiiSummary, s
     }
 
 
+def _shown(row: BadRow, options: ImportOptions) -> str:
+    """A row that was left out, with the reason, which may quote the log."""
+    reason = row.reason if options.keep_pii else Scrubber().text(row.reason)
+    return f"{Path(row.file).name}:{row.line}: {reason}"
+
+
 def _notes(sides: _Sides) -> list[str]:
     notes = []
-    if (count := len(sides.heldout)) < _FEW_HELDOUT:
+    if not sides.heldout:
+        notes.append("no prompt is held out: import more of the log, or give a larger --heldout-share")
+    elif (count := len(sides.heldout)) < _FEW_HELDOUT:
         notes.append(
             f"{count} held-out {'prompt is' if count == 1 else 'prompts are'} few to measure on: a larger "
             "--heldout-share or more of the log makes the intervals narrower"

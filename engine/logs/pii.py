@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ def is_iban(text: str) -> bool:
     plain = re.sub(r"\s", "", text).upper()
     number = "".join(str(int(character, 36)) for character in plain[4:] + plain[:4])
     return 15 <= len(plain) <= 34 and int(number) % 97 == 1
+
+
+def _plain_digits(text: str) -> str:
+    """The text with the digits of every script as 0 to 9, as long as before: full-width or Arabic ones make numbers."""
+    if text.isascii():
+        return text
+    return "".join(str(unicodedata.digit(c)) if ord(c) > 127 and c.isdecimal() else c for c in text)
 
 
 def _digits(text: str) -> str:
@@ -128,9 +136,10 @@ def _kind(name: str, pattern: str, *rest: Callable[..., Any]) -> Kind:
     return Kind(name, re.compile(pattern, re.VERBOSE), *rest)
 
 
-# Between a label and its value: 'is', a sign, or both.
+# Between a label and its value: 'is' in one of the languages, a sign, or both.
 _IS = (
-    r"""["'`\u201d]?\s{0,3}(?:(?:\bis|[\u662f\u4e3a])\s{0,2}[=:\uff1a]|=>|:=|[=:\uff1a]|\bis\b|[\u662f\u4e3a])"""
+    r"""["'`\u201d]?\s{0,3}(?:(?:\bis|[\u662f\u4e3a])\s{0,2}[=:\uff1a]|=>|:=|[=:\uff1a]"""
+    r"""|\b(?:ist?|est?|\u00e9|\u00e8)\b|[\u662f\u4e3a\u306f])"""
     r"""\s{0,3}["'`\u201c]?"""
 )
 # A label of several words may be followed by nothing but a space; 'token' or 'key' alone may not.
@@ -138,12 +147,17 @@ _LONG_KEY_LABEL = r"""(?:(?:api|access|secret|private|auth|session|subscription|
   (?:key|token|secret)(?:[_\s-]?id)?|client[_\s-]?secret|\u5bc6\u94a5|\u79d8\u94a5|\u4ee4\u724c)"""
 _KEY_LABEL = rf"""(?:{_LONG_KEY_LABEL}|(?<![A-Za-z])token|(?<![A-Za-z])secret|[_-](?:token|secret|key)|(?<![A-Za-z])key
   |(?-i:(?<=[a-z])(?:Key|Token|Secret))|authorization)"""
-_PASSWORD_LABEL = r"(?:pass[_\s-]?(?:word|phrase|code)|passwd|(?<![A-Za-z])pwd|\u5bc6\u7801|\u53e3\u4ee4)"
+# The languages of logs: German, French, Spanish, Portuguese, Italian, Dutch, Polish, Russian, Japanese, Korean.
+_PASSWORD_LABEL = r"""(?:pass[_\s-]?(?:word|phrase|code)|passwd|(?<![A-Za-z])pwd|\u5bc6\u7801|\u53e3\u4ee4|\u5bc6\u78bc
+  |passwor[td]|kennwort|mot\ de\ passe|contrase(?:\u00f1|n)a|(?<![A-Za-z])senha|wachtwoord|has\u0142o
+  |\u043f\u0430\u0440\u043e\u043b\u044c|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638)"""
 _PHONE_LABEL = r"""(?:(?<![A-Za-z])(?:tele)?phone|(?<![A-Za-z])tel(?![a-z])|(?<![A-Za-z])mobile
   |cell(?:\ ?phone|\ number)
   |my\ cell
   |whatsapp|(?<![A-Za-z])fax|call\ me\ (?:at|on)|reach\ me\ (?:at|on)
-  |\u7535\u8bdd|\u624b\u673a|\u8054\u7cfb\u65b9\u5f0f|\u81f4\u7535|\u4f20\u771f)"""
+  |telefone?|t[e\u00e9]l[e\u00e9]fono|t\u00e9l(?:\u00e9phone)?|(?<![A-Za-z])handy(?:nummer)?|m\u00f3vil|celular
+  |\u0442\u0435\u043b\u0435\u0444\u043e\u043d|\u0442\u0435\u043b\.|\u96fb\u8a71|\u643a\u5e2f|\u624b\u6a5f
+  |\uc804\ud654|\ud734\ub300\ud3f0|\u7535\u8bdd|\u624b\u673a|\u8054\u7cfb\u65b9\u5f0f|\u81f4\u7535|\u4f20\u771f)"""
 # No word or decimal goes on into the number; a Chinese character may stand on either side.
 _STARTS = r"(?<![\dA-Za-z_])(?<!\d[.,])"
 _ENDS = r"(?![\dA-Za-z])(?![.,]\d)"
@@ -275,9 +289,22 @@ class Scrubber:
             inside = self._json(text)
             if inside is not None:
                 return inside
+        plain = _plain_digits(text)
         for kind in KINDS:
-            text = kind.pattern.sub(lambda match, kind=kind: self._replacement(kind, match), text)  # type: ignore[misc]
+            text, plain = self._without(kind, text, plain)
         return text
+
+    def _without(self, kind: Kind, text: str, plain: str) -> tuple[str, str]:
+        """A text, and the same with plain digits, which is searched, with placeholders for one kind."""
+        old, new, new_plain = 0, "", ""
+        for match in kind.pattern.finditer(plain):
+            if kind.accepts(match):
+                start, end = match.span("value" if "value" in match.re.groupindex else 0)
+                placeholder = self._placeholder(kind, _value(match))
+                new += text[old:start] + placeholder
+                new_plain += plain[old:start] + placeholder
+                old = end
+        return new + text[old:], new_plain + plain[old:]
 
     def value(self, value: Any, label: str = "") -> Any:
         """Return a JSON value with placeholders in its texts, its keys and its long whole numbers.
@@ -285,9 +312,13 @@ class Scrubber:
         `label` is the key of the value: {"token": "..."} says as much as "token=...".
         """
         if isinstance(value, dict):
-            return {
-                self.text(key) if isinstance(key, str) else key: self.value(v, str(key)) for key, v in value.items()
-            }
+            inside: dict[Any, Any] = {}
+            for key, inner in value.items():
+                name = self.text(key) if isinstance(key, str) else key
+                while name in inside:  # two spellings of one address have one placeholder, and both values stay
+                    name = f"{name}'"
+                inside[name] = self.value(inner, str(key))
+            return inside
         if isinstance(value, (list, tuple)):
             return [self.value(item, label) for item in value]
         if isinstance(value, str):
@@ -313,12 +344,8 @@ class Scrubber:
             return None
         return text if changed == document else json.dumps(changed, ensure_ascii=False)
 
-    def _replacement(self, kind: Kind, match: re.Match[str]) -> str:
-        if not kind.accepts(match):
-            return match[0]
-        value = _value(match)
+    def _placeholder(self, kind: Kind, value: str) -> str:
         numbers = self._numbers.setdefault(kind.name, {})
         number = numbers.setdefault(kind.identity(value), len(numbers) + 1)
         self.counts[kind.name] += 1
-        start = match.start("value") - match.start() if "value" in match.re.groupindex else 0
-        return f"{match[0][:start]}<{kind.name}_{number}>{match[0][start + len(value) :]}"
+        return f"<{kind.name}_{number}>"

@@ -50,6 +50,7 @@ class Plan:
     target: ModelSpec  # with absolute paths
     tokenizer: Any
     tool_sets: list[ToolSet]  # a single empty one if no tools are offered
+    long_tool_sets: int  # left out because their JSON is longer than `max_tools_characters`
     heldout: list[Prompt]
     sources: dict[str, list[SourceInfo]]
     spec: dict[str, Any]
@@ -97,7 +98,7 @@ def plan_queries(home: Home, recipe: MagpieRecipe, beside: Path) -> Plan:
     target = absolute_model(recipe.target, beside)
     tokenizer = load_tokenizer(target)
     template = template_hash(tokenizer)
-    tool_sets, tool_sources = _tool_sets(recipe, beside)
+    tool_sets, long_tool_sets, tool_sources = _tool_sets(recipe, beside)
     heldout = read_prompts(recipe.heldout, relative_to=beside) if recipe.heldout else None
     spec = {
         "format": _FORMAT,
@@ -117,7 +118,8 @@ def plan_queries(home: Home, recipe: MagpieRecipe, beside: Path) -> Plan:
         spec |= {"openings": recipe.openings, "openings_from_tools": recipe.openings_from_tools}
     folder = home.root / "magpie" / f"{recipe.name}-{content_hash(spec)[:16]}"
     sources = {"tools": tool_sources, "heldout": heldout.sources if heldout else []}
-    plan = Plan(recipe, target, tokenizer, tool_sets, heldout.prompts if heldout else [], sources, spec, folder)
+    prompts = heldout.prompts if heldout else []
+    plan = Plan(recipe, target, tokenizer, tool_sets, long_tool_sets, prompts, sources, spec, folder)
     for number in range(max(len(recipe.system), len(recipe.openings))):
         plan.opening(plan.steering(number))  # refuses an unfit template or opening early
     return plan
@@ -129,10 +131,10 @@ def _spoken_name(tool: Tool) -> str:
     return " ".join(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", " ", name).split()).lower()
 
 
-def _tool_sets(recipe: MagpieRecipe, beside: Path) -> tuple[list[ToolSet], list[SourceInfo]]:
-    """The distinct tool sets of the prompts in `tools_from` that are short enough, in order."""
+def _tool_sets(recipe: MagpieRecipe, beside: Path) -> tuple[list[ToolSet], int, list[SourceInfo]]:
+    """The distinct tool sets of the prompts in `tools_from` that are short enough, in order; how many are too long."""
     if not recipe.tools_from:
-        return [ToolSet()], []
+        return [ToolSet()], 0, []
     offered = read_prompts(recipe.tools_from, relative_to=beside)
     by_schema = {json.dumps(p.tools, sort_keys=True): ToolSet(p.tools, p.group) for p in offered.prompts if p.tools}
     short = [tool_set for schema, tool_set in by_schema.items() if len(schema) <= recipe.max_tools_characters]
@@ -143,4 +145,4 @@ def _tool_sets(recipe: MagpieRecipe, beside: Path) -> tuple[list[ToolSet], list[
             "each query is written with the tools of one of these prompts",
             "name prompts with tools, raise max_tools_characters, or leave tools_from out",
         )
-    return short, offered.sources
+    return short, len(by_schema) - len(short), offered.sources

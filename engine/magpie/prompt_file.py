@@ -57,6 +57,8 @@ class Description(TypedDict):
     opening: str
     """The text before the queries."""
     system_place: str
+    tool_sets: dict[str, int]
+    """Different sets of tools in `tools_from`: `offered`, and `too_long` ones that were left out."""
     sources: dict[str, list[SourceInfo]]
     recipe: dict[str, Any]
     versions: dict[str, str]
@@ -171,6 +173,10 @@ def _description(plan: Plan, opening: Opening, filtered: Filtered, raw: int, sha
         "seed": plan.spec["seed"],
         "opening": plan.tokenizer.decode(opening.ids, skip_special_tokens=False),
         "system_place": opening.system_place,
+        "tool_sets": {
+            "offered": len(plan.tool_sets) if plan.recipe.tools_from else 0,
+            "too_long": plan.long_tool_sets,
+        },
         "sources": plan.sources,
         "recipe": plan.recipe.model_dump(mode="json"),
         "versions": versions(),

@@ -139,9 +139,10 @@ class Paired:
 def paired(a: pd.DataFrame, b: pd.DataFrame, rate: str) -> Paired | None:
     """One rate of two drafts on the prompts with the same answer that were measured for it; None if there is none.
 
-    `a`, `b`: the sums of each draft at one temperature, indexed by prompt id (see `Measurement`).
+    `a`, `b`: the sums of each draft at one temperature, indexed by prompt id (see `Measurement`). The prompts are in
+    the order of their ids: an interval depends on it, and files and index hold them in different ones.
     """
-    a, b = same_answers(a, b)
+    a, b = (side.sort_index() for side in same_answers(a, b))
     sums_a, sums_b = Sums.of(a, RATES[rate]), Sums.of(b, RATES[rate])
     measured = sums_a.measured & sums_b.measured
     return Paired(sums_a[measured], sums_b[measured]) if measured.any() else None

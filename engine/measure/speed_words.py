@@ -5,7 +5,7 @@ One place for every report, card and page, so that none calls 1.07 [0.97, 1.18] 
 
 from __future__ import annotations
 
-from engine.numbers import LEAST_PROMPTS, is_number, number, within
+from engine.numbers import LEAST_PROMPTS, is_number, number, times
 from engine.records.interval import Interval
 from engine.records.provenance import Machine, Provenance
 from engine.records.speed import MachineLoad, Speed
@@ -47,7 +47,7 @@ def timed(speed: Speed) -> list[tuple[Interval, str]]:
 
 def compared(ratio: Interval, name: str) -> str:
     """One ratio in words: '1.07x plain decoding [1.02, 1.13]: faster'; 'n = 4' in place of too few prompts' bounds."""
-    return f"{number(ratio.value, 2)}x {name} {within(ratio, 2)}".rstrip() + f": {verdict(ratio)}"
+    return f"{times(ratio, name)}: {verdict(ratio)}"
 
 
 def is_busy(load: float, cores: int | None) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from engine.capture.batch_size import key_value_bytes
 from engine.capture.plan import CapturePlan
-from engine.config.schema import MeasureSpec, ModelSpec, Recipe
+from engine.config.schema import ModelSpec, Recipe
 from engine.distill.chunked import closed_chunk_size
 from engine.distill.fused import has_fused_form
 from engine.distill.schedule import answers_per_step, forward_tokens, planned_steps
@@ -266,7 +266,7 @@ def _with_time(home: Home, recipe: Recipe, plan: RunPlan, known: Estimate) -> Es
         per_step = answers_per_step(answers, recipe.train, tokens) * tokens / max(1, answers)
         seconds["training"] = steps * per_step / pace.train_tokens_s
     if pace.measure_s and pace.recipe.measure.against == recipe.measure.against:
-        seconds["measurement"] = pace.measure_s * _measure_work(recipe.measure) / _measure_work(pace.recipe.measure)
+        seconds["measurement"] = pace.measure_s * _measure_work(recipe) / _measure_work(pace.recipe)
     parts = (
         "capture",
         *(["training"] if recipe.trains else []),
@@ -292,8 +292,11 @@ def _tokens(plan: CapturePlan, fill: float) -> float:
     return plan.most_tokens * fill if counts is None else float(counts.tokens)
 
 
-def _measure_work(spec: MeasureSpec) -> float:
+def _measure_work(recipe: Recipe) -> float:
     """Tokens that a measurement decodes, which is what it takes its time for."""
+    spec = recipe.measure
+    timed = spec.speed_prompts * spec.speed_tokens
+    if not recipe.has_draft:
+        return float(timed * 2)  # plain, and Transformers' own
     traced = len(spec.temperatures) * spec.trace_prompts * spec.max_new_tokens
-    timed = spec.speed_prompts * spec.speed_tokens * 3  # plain, speculative and Transformers' own
-    return float(traced + timed + spec.certificate_prompts * spec.certificate_tokens * 3)
+    return float(traced + timed * 3 + spec.certificate_prompts * spec.certificate_tokens * 3)

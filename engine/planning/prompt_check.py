@@ -14,7 +14,7 @@ from engine.chat.rendering import render
 from engine.chat.unwritten import unwritten
 from engine.config.reading import parse_section
 from engine.config.schema import ModelSpec, PromptSource
-from engine.data.overlap import duplicates_within
+from engine.data.overlap import repeats_in_context
 from engine.data.readers import PromptSet, read_prompts
 from engine.models.context import context_of
 from engine.models.folder import outline
@@ -65,7 +65,7 @@ def _counts(prompt_set: PromptSet) -> dict[str, Any]:
         "prompts": len(prompt_set.prompts),
         "bad_rows": [asdict(row) for row in prompt_set.bad],
         "with_tools": sum(bool(prompt.tools) for prompt in prompt_set.prompts),
-        "repeated": len(duplicates_within(prompt_set.prompts)),
+        "repeated": len(repeats_in_context(prompt_set.prompts)),
         "groups": dict(Counter(prompt.group or "-" for prompt in prompt_set.prompts)),
         "sources": list(prompt_set.sources),
     }

@@ -59,7 +59,7 @@ class PromptCounts(Part):
     heldout_beyond_context: Whole | None = None
     """Held-out prompts that left no room for an answer; absent where there were none."""
     beyond_heldout_prompts: Whole | None = None
-    """Prompts left out because `measure.heldout_prompts` asks for fewer, of a run that only measures."""
+    """Held-out prompts left out because `measure.heldout_prompts` asks for fewer; a training without has no count."""
     heldout_repeated: Whole | None = None
     """Held-out prompts left out because they repeat another one; absent where there were none."""
     train_hash: Text | None = None

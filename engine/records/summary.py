@@ -88,6 +88,13 @@ class Conditions(Part):
         return f"up to {self.num_draft_tokens}, by the acceptance" if self.adaptive else str(self.num_draft_tokens)
 
     @property
+    def proposing(self) -> str:
+        """How tokens were proposed, as 'gamma 3' or 'gamma 3, argmax proposals'; '' if not known."""
+        if self.gamma is None:
+            return ""
+        return f"gamma {self.gamma}" + ("" if self.proposals == "sampled" else f", {self.proposals} proposals")
+
+    @property
     def precision(self) -> str | None:
         """Precision in words, such as 'bfloat16 with int8 weights'."""
         return f"{self.dtype} with {self.quantize} weights" if self.quantize else self.dtype

@@ -146,8 +146,11 @@ def trim_to_answers(draft: Draft, target: LoadedModel, size: int, answers: Captu
 def reference_draft(home: Home, recipe: Recipe, draft: Draft, target: LoadedModel) -> Draft | None:
     """The draft that token selection compares losses with; None if the recipe names none."""
     name = recipe.train.selection.reference
-    if name is None:
-        return None
+    return None if name is None else load_reference(reference_folder(home, name), draft, target)
+
+
+def reference_folder(home: Home, name: str) -> Path:
+    """The folder of a draft that token selection compares with. Raises DraftbenchError for any other kind of model."""
     folder = draft_folder(home, name)
     if folder is None:
         raise DraftbenchError(
@@ -155,7 +158,7 @@ def reference_draft(home: Home, recipe: Recipe, draft: Draft, target: LoadedMode
             "the gap is taken to a draft of the same target and the same ids",
             "give a run or the folder of a draft",
         )
-    return load_reference(folder, draft, target)
+    return folder
 
 
 def weights_hash(home: Home, name: str | None) -> str | None:

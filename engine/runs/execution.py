@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ from engine.runs.step_times import check_can_be_timed, time_steps
 from engine.runs.training import train
 from engine.stopping import stop_on_signals
 
+_ANSWER_S = 3.0  # of the other processes, while the launcher waits for the end of this one
 _NOT_ESTIMATED = "runs on Ray and Slurm are not estimated beforehand"
 
 
@@ -180,7 +182,7 @@ def time_steps_again(
 @contextlib.contextmanager
 def _work(home: Home, run: RunFolder, *, quiet: bool = False, processes: Processes = ALONE) -> Iterator[Progress]:
     """Be the one process at work on a run; how it ends is written into the run, faults of the machine as errors."""
-    with run.working(), stop_on_signals(lambda: _cut_short(run)) as stop:
+    with run.working(), stop_on_signals(lambda: _cut_short(run, processes)) as stop:
         progress = Progress(quiet=quiet, listen=run.heartbeat, log=run.log, stop_wanted=stop)
         try:
             yield progress
@@ -200,11 +202,21 @@ def _work(home: Home, run: RunFolder, *, quiet: bool = False, processes: Process
         _end(home, run, "done")
 
 
-def _cut_short(run: RunFolder) -> None:
-    """The last words of a run whose process is ended in the middle of a call, unless it has said how it ended."""
-    if run.status().state == "running":
-        run.log("stopped in the middle of a step; what was not yet on disk is lost")
-        run.set_status(state="done" if run.summary_path.exists() else "cancelled", ended_at=now())
+def _cut_short(run: RunFolder, processes: Processes) -> None:
+    """The last words of a run whose process is ended in the middle of a call, unless it has said how it ended.
+
+    A launcher also ends this process where another one has failed, which may have been before the training began.
+    """
+    if run.status().state != "running":
+        return
+    failures: list[DraftbenchError | None] = []
+    asking = threading.Thread(target=lambda: failures.append(processes.failure(aside=True)), daemon=True)
+    asking.start()
+    asking.join(_ANSWER_S)
+    failure = failures[0] if failures else None
+    run.log("stopped in the middle of a step; what was not yet on disk is lost")
+    state = "done" if run.summary_path.exists() else "cancelled" if failure is None else "failed"
+    run.set_status(state=state, ended_at=now(), error=failure.as_dict() if failure and state == "failed" else None)
 
 
 def _failed(home: Home, run: RunFolder, error: Exception) -> None:

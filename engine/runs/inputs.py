@@ -18,16 +18,22 @@ def check_inputs(home: Home, recipes: Sequence[Recipe]) -> None:
     models: set[str] = set()
     adapters: set[str] = set()
     drafts: set[str] = set()
+    references: set[str] = set()
     for recipe in recipes:
         if recipe.prompts not in prompts:
             prompts.append(recipe.prompts)
         if not recipe.times_server:
             models.add(recipe.target.model)
             adapters.update(_named(recipe.target.adapter))
-        drafts.update(_named(recipe.draft.checkpoint, recipe.train.selection.reference))
+        drafts.update(_named(recipe.draft.checkpoint))
+        references.update(_named(recipe.train.selection.reference if recipe.trains else None))
     for spec in prompts:
         for sources in (spec.train, spec.heldout):
             read_prompts(sources, skip_bad=spec.skip_bad)
+    for name in sorted(references):
+        from engine.runs.drafts import reference_folder
+
+        reference_folder(home, name)
     for name in sorted(drafts):
         from engine.runs.drafts import draft_folder  # here and below: with torch, which most recipes need not load
 

@@ -93,6 +93,7 @@ def split_prompts(recipe: Recipe, target: LoadedModel) -> PromptSplit:
     )
     watched, measured = split_heldout(fit, recipe.train.eval_prompts, measure.heldout_prompts)
     beyond_context, repeated = len(heldout.prompts) - len(fit), len(fit) - len(distinct(fit))
+    beyond_heldout = len(fit) - repeated - len(watched) - len(measured)
     counts = {
         "train": len(training),
         "watched": len(watched),
@@ -102,6 +103,7 @@ def split_prompts(recipe: Recipe, target: LoadedModel) -> PromptSplit:
         "removed_as_too_long": len(kept) - len(short),
         "beyond_train_prompts": len(short) - len(training),
         **({"heldout_beyond_context": beyond_context} if beyond_context else {}),
+        **({"beyond_heldout_prompts": beyond_heldout} if beyond_heldout else {}),
         **({"heldout_repeated": repeated} if repeated else {}),
     }
     if not training:

@@ -103,7 +103,7 @@ def focus(home: Home, run: RunFolder, wanted: Wanted, out: Path, *, overwrite: b
         only=wanted.only,
         source=wanted.prompts or "the run's training prompts",
         temperature=recipe.capture.temperature,
-        removed_as_heldout=split.counts["removed_as_heldout"],
+        **{name: split.counts[name] for name in ("removed_as_heldout", "removed_as_too_long", "bad_rows")},
         sha256=sha256_file(out),
         selected=tuple(selected),
         **_totals(scored, selected),

@@ -54,6 +54,10 @@ class Focus:
     removed_as_heldout: int
     sha256: str
     selected: tuple[ScoredPrompt, ...]
+    removed_as_too_long: int = 0
+    """Prompts of more than the recipe's `prompts.max_prompt_tokens`."""
+    bad_rows: int = 0
+    """Rows of the prompt files that are no prompts."""
 
     def document(self) -> dict[str, Any]:
         """The JSON object of it."""

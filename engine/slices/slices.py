@@ -92,11 +92,11 @@ def sliced(tokens: pd.DataFrame, by: str, rate: str, temperature: float, *, samp
     """The rate by slice. `tokens`: as `engine.slices.tokens.measured_tokens` returns them."""
     definition = RATES[rate]
     columns = list(dict.fromkeys((definition.numerator, *definition.denominator)))
-    whole = _known(Sums.of(tokens.groupby("prompt_id")[columns].sum(), definition))
+    whole = _known(Sums.of(tokens.groupby("prompt_id", sort=False)[columns].sum(), definition))
     if not whole.denominators.sum():
         raise nothing_measured(rate)
     per_slice = {
-        str(name): _known(Sums.of(part.groupby("prompt_id")[columns].sum(), definition))
+        str(name): _known(Sums.of(part.groupby("prompt_id", sort=False)[columns].sum(), definition))
         for name, part in tokens.groupby("slice", sort=False)
     }
     counted = {name: sums for name, sums in per_slice.items() if len(sums)}

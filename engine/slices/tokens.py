@@ -95,7 +95,8 @@ def _of_text(origin: Origin, rate: str, temperature: float) -> pd.DataFrame:
     values = table[column].astype("Float64").to_numpy(np.float64, na_value=np.nan)
     rows = table.assign(n_positions=np.isfinite(values).astype(float))
     rows[RATES[rate].numerator] = np.nan_to_num(values)
-    return rows.sort_values(["prompt_id", "position"]).reset_index(drop=True)
+    order = pd.factorize(rows.prompt_id)[0]  # of the measurement, whose intervals depend on it
+    return rows.assign(_order=order).sort_values(["_order", "position"]).drop(columns="_order").reset_index(drop=True)
 
 
 def _of_trace(origin: Origin, rate: str, temperature: float) -> pd.DataFrame:

@@ -49,7 +49,12 @@ def _axis(name: str, given: Any) -> dict[str, Settings]:
             f"({did_you_mean(name, PLAIN_AXES)}): give it as label: {{key: value}}"
         )
     values = given if isinstance(given, list) else [given]
-    return {label_of(value): {key: value} for value in values}
+    labels: dict[str, dict[str, Any]] = {}
+    for value in values:
+        label = label_of(value)
+        if labels.setdefault(label, {key: value}) != {key: value}:  # one of them would be left out
+            raise ValueError(f"axis {name!r} has two values called {label!r}: give them as label: {{{key}: value}}")
+    return labels
 
 
 def _axes(given: Any) -> Any:

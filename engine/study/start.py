@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 
 from filelock import FileLock
 
+from engine.config.reading import dump_recipe
+from engine.config.schema import Recipe
 from engine.errors import DraftbenchError
-from engine.fileio import disk_errors
+from engine.fileio import disk_errors, write_atomic
 from engine.jobs.executors import chosen_place, wake_all
 from engine.paths import Home
+from engine.records.files import CONFIG
 from engine.records.study_tag import study_tag
 from engine.runs.folder import RunFolder
 from engine.runs.labels import edit_labels, read_labels
@@ -86,6 +89,9 @@ def start(home: Home, wanted: Study, *, retry_failed: bool = True, on: str | Non
         missing = now.missing(retry_failed=retry_failed)
         _adopt(home, now)
         place = chosen_place(on)
+        for one in missing:
+            if one.run is not None:
+                _take_resources(one.run, one.cell.recipe)
         ordered = sorted((one for one in missing if one.run is not None), key=lambda one: one.state == "failed")
         stopped = [one for one in ordered if one.state == "stopped"]
         resumed = [place.resume(home, one.run) for one in stopped if one.run is not None]
@@ -98,7 +104,10 @@ def start(home: Home, wanted: Study, *, retry_failed: bool = True, on: str | Non
 
 
 def wait(home: Home, wanted: Study, *, poll_s: float = _POLL_S) -> Iterator[Study]:
-    """The study whenever a cell has changed its state, until none waits or runs. Stopping leaves the queue at work."""
+    """The study whenever a cell has changed its state, and every 15 seconds, until none waits or runs.
+
+    Stopping leaves the queue at work.
+    """
     before: dict[str, str] = {}
     nudged = time.monotonic()
     idle = False
@@ -114,6 +123,7 @@ def wait(home: Home, wanted: Study, *, poll_s: float = _POLL_S) -> Iterator[Stud
         if time.monotonic() - nudged > _NUDGE_S:
             nudge(home, now)
             nudged = time.monotonic()
+            yield now
         time.sleep(poll_s)
 
 
@@ -121,6 +131,17 @@ def nudge(home: Home, now: Study) -> None:
     """Let the places look whether somebody works on what waits, or on what a cluster's driver left."""
     if any(one.state in UNDER_WAY for one in now.placed):
         wake_all(home)
+
+
+def _take_resources(run: RunFolder, recipe: Recipe) -> None:
+    """Give a run that stopped what the study asks of a machine now: a place reads it from the run.
+
+    It is no part of a run's identity, and more of it is what a run needs that ran out of memory or time.
+    """
+    own = run.recipe()
+    if own.resources != recipe.resources:
+        write_atomic(run.path / CONFIG, dump_recipe(own.model_copy(update={"resources": recipe.resources})))
+        run.log("resources are those of the study's recipe now")
 
 
 def _adopt(home: Home, now: Study) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -20,6 +21,7 @@ from engine.paths import Home
 from engine.traces.trace import STORED_NAMES, Trace
 
 _FORMAT = 1
+_MOST = 1.001  # of a probability: a sum in float32 may round to more than 1
 _FIELDS = {stored: name for name, stored in STORED_NAMES.items()}
 
 
@@ -89,19 +91,41 @@ def _load(path: Path) -> Trace:
 
 
 def _trace(stored: Mapping[str, Any], trace_id: str) -> Trace:
-    rounds = tuple(
-        Round(row=0, **{**item, "tokens": tuple(_token(token) for token in item["tokens"])})
-        for item in stored["rounds"]
-    )
-    if not all(item.tokens for item in rounds):
-        raise ValueError("a round has no tokens")
+    rounds = tuple(_round(item) for item in stored["rounds"])
+    if [item.number for item in rounds] != list(range(len(rounds))):
+        raise ValueError("a round is missing")
     texts = {key: str(stored[key]) for key in ("title", "prompt", "saved_at")}
     return Trace(id=trace_id, settings=dict(stored["settings"]), rounds=rounds, **texts)
 
 
+def _round(stored: Mapping[str, Any]) -> Round:
+    found = Round(row=0, **{**stored, "tokens": tuple(_token(token) for token in stored["tokens"])})
+    if not found.tokens:
+        raise ValueError("a round has no tokens")
+    _check((found.number, found.num_draft_tokens), int, 0, math.inf)
+    _check((found.draft_s, found.verify_s, found.overhead_s), (int, float), 0, math.inf)
+    return found
+
+
 def _token(stored: Mapping[str, Any]) -> Token:
     alternatives = tuple(Alternative(**_named(other)) for other in stored["alternatives"])
-    return Token(**{**_named(stored), "fate": Fate(stored["fate"]), "alternatives": alternatives})
+    found = Token(**{**_named(stored), "fate": Fate(stored["fate"]), "alternatives": alternatives})
+    known = (found.target_prob, found.draft_prob, found.uniform, found.overlap)
+    others = [value for other in alternatives for value in (other.target_prob, other.draft_prob)]
+    _check([*(value for value in known if value is not None), *others], (int, float), 0, _MOST)
+    _check([found.position, found.token_id, *(other.token_id for other in alternatives)], int, 0, math.inf)
+    if not all(isinstance(text, str) for text in (found.text, *(other.text for other in alternatives))):
+        raise TypeError("a text is missing")
+    return found
+
+
+def _check(values: Iterable[Any], kind: Any, least: float, most: float) -> None:
+    """Raise TypeError or ValueError for a value that what shows the trace could not show, or only as nonsense."""
+    for value in values:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"{value!r} is not a number")
+        if not least <= value <= most or value == math.inf:
+            raise ValueError(f"{value!r} is out of range")
 
 
 def _named(stored: Mapping[str, Any]) -> dict[str, Any]:

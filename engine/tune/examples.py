@@ -56,6 +56,10 @@ class ExampleSet:
     sources: list[SourceInfo]
     counts: dict[str, int] = field(default_factory=dict)
 
+    def of_these(self, encoded: list[Encoded], end: int) -> ExampleSet:
+        """The set with some of its examples alone, counted anew. `end`: the token that ends an answer."""
+        return replace(self, encoded=encoded, counts=self.counts | _counts_of(encoded, end))
+
     def described(self) -> dict[str, Any]:
         """Counts, sources and a hash of the token ids, for provenance."""
         ids = [[e.example.prompt.id, e.prompt_ids, e.reference_ids] for e in self.encoded]
@@ -170,19 +174,24 @@ def example_set(
             unanswered += 1
     encoded = encode(tokenizer, examples, data, context_tokens, turns, rows)
     if not encoded:
+        context = f", or do not fit the context of {context_tokens}" if context_tokens is not None else ""
         raise DraftbenchError(
-            f"none of the {len(examples)} records of {', '.join(s.path for s in sources)} can be used",
-            f"{unanswered} have no reference, the others have prompts over {data.max_prompt_tokens} tokens",
+            f"none of the {len(examples) + unanswered} records of {', '.join(s.path for s in sources)} can be used",
+            f"{unanswered} have no reference, {len(examples)} have prompts over {data.max_prompt_tokens} tokens"
+            + context,
             "give records with a 'reference', or raise data.max_prompt_tokens",
         )
-    counts = {
+    counts = {"without_reference": unanswered, "prompt_too_long": len(examples) - len(encoded)}
+    return ExampleSet(encoded, infos, counts | _counts_of(encoded, turns.end))
+
+
+def _counts_of(encoded: Sequence[Encoded], end: int) -> dict[str, int]:
+    """How many examples there are, and of how many references a part is not learnt."""
+    return {
         "records": len(encoded),
-        "without_reference": unanswered,
-        "prompt_too_long": len(examples) - len(encoded),
-        "reference_cut": sum(e.reference_ids[-1] != turns.end for e in encoded),
+        "reference_cut": sum(e.reference_ids[-1] != end for e in encoded),
         "reference_past_its_end": sum(bool(e.example.cut) for e in encoded),
     }
-    return ExampleSet(encoded, infos, counts)
 
 
 def _no_reference(prompt_id: str, held: str) -> DraftbenchError:

@@ -152,8 +152,7 @@ def _data(recipe: TuneRecipe, loaded: LoadedModel, beside: Path) -> tuple[Exampl
             "figures on queries that were trained on say nothing",
             "give other records in data.train or data.heldout",
         )
-    counts = {**train.counts, "records": len(rows)}
-    return ExampleSet(rows, train.sources, counts), heldout, len(repeats)
+    return train.of_these(rows, loaded.turns.end), heldout, len(repeats)
 
 
 def _identity(recipe: TuneRecipe, loaded: LoadedModel, train: ExampleSet, heldout: ExampleSet) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,10 @@ def test_every_server_has_a_row_and_the_chosen_one_its_answer_chart_and_flags(fi
     assert {"serve it", "no gain", "not decided yet"} >= set(frame.answer)
     assert next(box.value for box in test.selectbox if box.label == "At") == "1,sampled"
     assert any("plain steps" in box.value for box in test.info)
-    assert len(test.get("plotly_chart")) == 1
+    (chart,) = test.get("plotly_chart")
+    second_line = " ".join(json.loads(chart.proto.spec)["layout"]["title"]["subtitle"]["text"].split("<br>"))
+    assert "vLLM, temperature 1, sampled proposals" in second_line, "the figure alone says of which server it is"
+    assert finished_id(finished_home) in second_line
     flags = "\n".join(block.value for block in test.code)
     assert '"rejection_sample_method": "synthetic"' in flags
     shown = words(test).replace("\\", "")

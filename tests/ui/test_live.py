@@ -553,6 +553,24 @@ def test_a_conversation_that_leaves_no_room_is_refused_with_numbers():
         check_room(11, 128, 50, [None, 60])
 
 
+def test_the_target_alone_answers_no_further_than_to_its_end():
+    """It goes on for as many tokens as the draft's answer has, whose text read as the target's own answer."""
+    from engine.decode.events import Fate, Round, Token
+
+    words = ["Yes", ".", "<|end|>", "junk", "more"]
+    decoded = [Token(place, Fate.BONUS, place, text=word) for place, word in enumerate(words)]
+    plain = Side("plain", [Round(0, place, 0, (token,), 0.0, 1.0, 0.0) for place, token in enumerate(decoded)])
+    live_ = Live(Ask(asked("x"), ("a",)), [Side("a")], plain, "done", stop_ids=frozenset({2}))
+    shown = answer_html.page(live_, {})
+    assert "Yes.&lt;|end|&gt;</div>" in shown
+    assert "junk" not in shown
+    assert "5 tokens</span> <span>2 of them after the end of its answer, to compare the times" in shown
+    live_.stop_ids = frozenset()
+    assert "junkmore" in answer_html.page(live_, {})
+    live_.plain.rounds = live_.plain.rounds[:1]
+    assert "1 token</span></p>" in answer_html.page(live_, {})
+
+
 def test_a_speedup_compares_the_same_number_of_tokens():
     from engine.decode.events import Fate, Round, Token
 

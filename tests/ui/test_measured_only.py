@@ -1,5 +1,6 @@
 """Runs that only measured, on the pages: shown as what they are, and never as a trained draft."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,31 @@ def test_a_draft_as_it_is_is_no_best_draft(page: OpenPage, finished_home: Path, 
         assert "was not measured at" not in words(compared) + " ".join(box.value for box in compared.warning)
     assert run.id not in words(page("home"))
     page("launch", **{"from": run.id})
+
+
+def test_launch_says_that_nothing_is_trained_and_takes_training_prompts(
+    page: OpenPage, finished_home: Path, alone: RunFolder, tmp_path: Path
+):
+    launch = page("launch", **{"from": alone.id})
+    text = words(launch)
+    assert "The target is measured as it is: nothing is trained." in text
+    assert "The speed of plain decoding, and of Transformers' own, is measured" in text
+    assert "A draft learns" not in text
+    add = next(found for found in launch.button if (found.key or "").endswith(":prompts.train#add"))
+    add.click().run()
+    assert not launch.exception
+    remove = next(found for found in launch.button if (found.key or "").endswith(":prompts.train#remove0"))
+    remove.click().run()
+    assert not launch.exception
+    assert not any((found.key or "").endswith(":prompts.train#remove0") for found in launch.button)
+
+
+def test_launch_does_not_try_the_training_of_a_run_that_only_measures(
+    page: OpenPage, finished_home: Path, alone: RunFolder
+):
+    for run in (finished_home / "runs").iterdir():
+        if run.name != alone.id:
+            shutil.rmtree(run)
+    launch = page("launch", **{"from": alone.id})
+    assert "no earlier run has trained a draft" in words(launch)
+    assert "Try it for five seconds" not in [button.label for button in launch.button]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,9 @@ def test_a_server_that_does_as_measured_agrees(finished_home: Path, page: OpenPa
     chart = next(chart for chart in test.get("plotly_chart") if "served-places-day1" in str(chart.proto))
     assert "predicted" in chart.proto.spec
     assert "served" in chart.proto.spec
+    second_line = json.loads(chart.proto.spec)["layout"]["title"]["subtitle"]["text"].replace("<br>", " ")
+    assert f"T = {temperature:g}, gamma" in second_line, "which measurement it is of"
+    assert run.name in second_line
 
 
 def test_a_gap_is_shown_with_its_causes(finished_home: Path, page: OpenPage):

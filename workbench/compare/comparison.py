@@ -154,7 +154,8 @@ def change_words(row: Any, baseline: str, *, marked: bool = True) -> str:
 def load_comparison(run_ids: Sequence[str], temperature: float, baseline: str) -> Comparison:
     """The comparison of these runs; kept until one of them is measured again or renamed."""
     known = queries.runs()
-    rows = known[known.run_id.isin(list(run_ids))][["run_id", "updated_at", "title", "notes", "exact", "certificate"]]
+    labels = ["title", "notes", "tags"]  # which the report shows
+    rows = known[known.run_id.isin(list(run_ids))][["run_id", "updated_at", *labels, "exact", "certificate"]]
     return _load(str(queries.home().root), tuple(run_ids), temperature, baseline, rows.to_json(date_format="iso"))
 
 
@@ -286,15 +287,18 @@ def paired_prompts(comparison: Comparison, first: str, second: str, rate: str) -
 
 
 def rates_by_group(comparison: Comparison, rate: str) -> pd.DataFrame:
-    """The frame of `rate_charts.group_bars`: the rate of each draft on each prompt group."""
-    rows = []
+    """The frame of `rate_charts.group_bars`: the rate of each draft on each prompt group.
+
+    `n_tokens` is what it is of a run's rates: positions of the target's text, or emitted tokens of a sampled rate.
+    """
+    counted, rows = "n_positions" if rate in ON_TARGET_TEXT else "emitted", []
     for draft in comparison.drafts:
         prompts = comparison.prompts[comparison.prompts.run_id == draft.id].set_index("prompt_id")
         for group, part in prompts.groupby(prompts.prompt_group.fillna("")):
-            interval, n_tokens = rate_interval(part, rate)
+            interval, _ = rate_interval(part, rate)
             if interval.n_prompts:
-                values = trusted(interval).as_dict()
-                rows.append({"label": draft.label, "group": group, **values, "n_tokens": n_tokens})
+                values = {**trusted(interval).as_dict(), "n_tokens": part[counted].sum()}
+                rows.append({"label": draft.label, "group": group, **values})
     return pd.DataFrame(rows, columns=["label", "group", "value", "low", "high", "n_prompts", "n_tokens"])
 
 

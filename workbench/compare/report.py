@@ -136,8 +136,8 @@ def _slices(comparison: Comparison, metric: str, by: str, shown: slices.Shown) -
     notes += dict.fromkeys(note for result in shown.results.values() for note in result.notes)
     body = ""
     if shown.results:
-        columns = ["label", "slice", "value", "low", "high", "n_prompts", "n_tokens", "refusal_share"]
-        body += table(slices.frame(comparison, shown)[columns].rename(columns={"value": metric}))
+        body += table(slices.for_reading(slices.frame(comparison, shown), metric))
+        notes.append(slices.FEW_MEANS)
     changes = slices.changes_table(shown, comparison.labels)
     if not changes.empty:
         body += f"<h3>Change from the baseline by slice</h3>{table(changes)}"
@@ -268,7 +268,7 @@ def _drafts(comparison: Comparison) -> str:
             run.scenario,
             mode_word(run.mode or ""),
             run.loss,
-            f"seed {run.seed}",
+            "" if run.seed is None else f"seed {run.seed}",
             f"certificate {tables.certificate(run)}",
         ]
         note = f"<br>{_safe(run.notes)}" if run.notes else ""
@@ -328,7 +328,7 @@ def _tokens(example: Example | None) -> str:
     for label, trace in example.traces:
         rates = trace.counts.rates()
         line = (
-            f"tau {rates['tau']:.2f}, {rates['per_examined']:.3f} of the examined tokens accepted, "
+            f"tau {number(rates['tau'], 2)}, {number(rates['per_examined'])} of the examined tokens accepted, "
             f"{len(trace.rounds)} rounds"
         )
         blocks.append(

@@ -33,6 +33,7 @@ WAYS = {
     "category": "SPEED-Bench category",
 }
 """What a visitor can slice by; single prompts have a tab of their own."""
+FEW_MEANS = f"(few): fewer than {FEW_PROMPTS} prompts or {FEW_TOKENS} tokens, too little to conclude from"
 _COLUMNS = ["label", "slice", "value", "low", "high", "n_prompts", "n_tokens", "token_share", "refusal_share"]
 _COLUMNS += ["gain", "gain_low", "gain_high", "few"]
 Table = Callable[[pd.DataFrame, str, str, str], None]  # frame, file name, caption, key
@@ -61,10 +62,7 @@ def section(comparison: Comparison, metric: str, show: Callable[[View, str], Non
     for sentence in chances(comparison, shown):
         st.caption(ui.sentence(sentence))
     lost = slice_chart.lost(metric)
-    st.caption(
-        f"Slices that hold most {lost} come first, unless they have an order of their own. (few): fewer than "
-        f"{FEW_PROMPTS} prompts or {FEW_TOKENS} tokens, too little to conclude from."
-    )
+    st.caption(f"Slices that hold most {lost} come first, unless they have an order of their own. {FEW_MEANS}.")
     changes = changes_table(shown, comparison.labels)
     if not changes.empty:
         st.subheader("Change from the baseline by slice", anchor=False)
@@ -145,6 +143,22 @@ def frame(comparison: Comparison, shown: Shown) -> pd.DataFrame:
             rows += [_row(draft.label, item) for item in items]
     table = pd.DataFrame(rows, columns=_COLUMNS)
     return table.sort_values("slice", key=lambda names: names.map(order.index), kind="stable")
+
+
+def for_reading(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of `frame` as a reader wants them: values with intervals, and a word at slices that are too small."""
+    return pd.DataFrame(_readable(row, metric) for row in rows.itertuples())
+
+
+def _readable(row: Any, metric: str) -> dict[str, Any]:
+    return {
+        "draft": row.label,
+        "slice": row.slice + (" (few)" if row.few else ""),
+        f"{metric} [95% interval]": stated(Interval(row.value, row.low, row.high, int(row.n_prompts))),
+        "n" if RATES[metric].per_forward else "n (tokens)": row.n_tokens,
+        "prompts": row.n_prompts,
+        f"of all {slice_chart.lost(metric)}": share(row.refusal_share),
+    }
 
 
 def _row(label: str, item: Slice) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from engine.deploy.by_gamma import SpeedByGamma, speed_by_gamma
 from engine.errors import DraftbenchError
-from engine.numbers import has_bounds, number, within
+from engine.numbers import has_bounds, times
 from engine.records.interval import Interval
 from workbench.compare.comparison import Comparison
 from workbench.shared import queries, ui
@@ -109,9 +109,7 @@ def _at(one: SpeedByGamma, gamma: int) -> str:
 
 
 def _times(speedup: Interval | None) -> str:
-    if speedup is None:
-        return "–"
-    return f"{number(speedup.value, 2)}x {within(speedup, 2)}".rstrip()
+    return "–" if speedup is None else times(speedup)
 
 
 def remarks(speeds: Mapping[str, SpeedByGamma], gamma: int | None) -> list[str]:

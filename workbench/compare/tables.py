@@ -12,7 +12,7 @@ from engine.index.queries import Run
 from engine.measure import speed_words
 from engine.measure.decision import decide
 from engine.measure.definitions import OTHERS, RATES
-from engine.numbers import interval, number, share
+from engine.numbers import interval, number, ratio, share
 from engine.records.interval import Interval
 from engine.records.summary import Conditions
 from engine.records.training import Training
@@ -74,7 +74,7 @@ def speed_table(comparison: Comparison) -> pd.DataFrame:
         rows.append(
             {
                 "draft": draft.label,
-                "speed-up (times)": interval(gain, 2),
+                "speed-up (times)": ratio(gain),
                 "plain (tokens/s)": interval(speed.tokens_per_s.get("plain", Interval()), 1),
                 "speculative (tokens/s)": interval(speed.tokens_per_s.get("speculative", Interval()), 1),
                 "verdict": decide(draft.run.summary, []).answer,
@@ -201,9 +201,8 @@ def _training(training: Training) -> str:
 
 
 def _measured_with(conditions: Conditions) -> str:
-    gamma, threads = _known(conditions.gamma), _known(conditions.threads)
-    gamma += "" if conditions.proposals == "sampled" else f" with {conditions.proposals} proposals"
-    return f"gamma {gamma}, {_known(conditions.precision)} on {_known(conditions.where)}, {threads} threads"
+    where = f"{_known(conditions.precision)} on {_known(conditions.where)}, {_known(conditions.threads)} threads"
+    return f"{conditions.proposing or 'gamma –'}, {where}"
 
 
 def _known(value: Any) -> str:

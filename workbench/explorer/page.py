@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from engine.explore.alike import Difference
@@ -79,7 +80,7 @@ def _scatter(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
     run_ids = selection.picked(shown)
     figure = scatter.draw(drawn, shown.labels, set(run_ids), theme.mode())
     ui.chart(
-        figure,
+        explored.about(figure, drawn.rows),
         key=selection.CHART,
         name=f"{y.name}-by-{x.name}",
         alt=_described(drawn, shown),
@@ -130,7 +131,8 @@ def _parallel(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None
         st.info("No run has a value on every axis.", icon=":material/info:")
         return
     alt = f"Parallel coordinates of {len(rows)} runs over {', '.join(f.title for f in chosen)}"
-    ui.chart(parallel.draw(rows, chosen, by, theme.mode()), key="parallel", alt=alt, wide=True)
+    figure = explored.about(parallel.draw(rows, chosen, by, theme.mode()), rows)
+    ui.chart(figure, key="parallel", alt=alt, wide=True)
     st.caption("Drag along an axis to keep the runs in that range; drag an axis's name to move it.")
 
 
@@ -155,13 +157,17 @@ def _settings(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None
     alt = f"Share of the differences in {y.title} by setting. " + "; ".join(
         f"{row.setting}: {row[3]}, {row.verdict}" for row in frame.itertuples()
     )
-    ui.chart(settings.draw(results, titles, y, n, theme.mode()), key="importance", alt=alt, wide=True, save=False)
+
+    def draw(tone: str) -> go.Figure:
+        return explored.about(settings.draw(results, titles, y, n, tone), known)
+
+    ui.chart(draw(theme.mode()), key="importance", alt=alt, wide=True, save=False)
     st.dataframe(frame, hide_index=True, alt=alt)
     caption = f"Share of the variance of {y.title} between {n} runs by setting"
     downloads.download_row(
         "importance",
         "importance",
-        draw=lambda tone: settings.draw(results, titles, y, n, tone),
+        draw=draw,
         frame=frame,
         caption=caption,
     )
@@ -217,7 +223,7 @@ def _curves(shown: Shown, x: Figure, y: Figure, colour: Figure | None) -> None:
         points, rows, labels = _over_seeds(points, rows)
     figure = curves.draw(points, rows, labels, colour, axis=axis, weight=weight, log=log, tone=theme.mode())
     alt = f"Training loss and watched acceptance by {axis}, {curves.counted(points, rows)}"
-    ui.chart(figure, key="many-curves", alt=alt, name="learning-curves")
+    ui.chart(explored.about(figure, rows), key="many-curves", alt=alt, name="learning-curves")
 
 
 def _over_seeds(points: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from engine.errors import DraftbenchError
@@ -13,9 +14,10 @@ from engine.explore.figures import Figure, figures_of, rate_of
 from engine.index.contents import MEASURED_ONLY
 from engine.index.expressions import EXAMPLE, matching_runs
 from engine.measure.compare import SAME_TEMPERATURE
-from workbench.shared import queries, ui
+from workbench.shared import chart_parts, queries, ui
 
 ALL = "all"
+_MOST_NAMED = 3  # domains or targets in a figure's title
 _NONE = "No measured run fulfils the condition."
 
 
@@ -111,6 +113,17 @@ def bounds(shown: Shown, figures: list[Figure]) -> dict[str, pd.DataFrame]:
         speeds = queries.runs().set_index("run_id")[["speedup_low", "speedup_high"]]
         found["speedup"] = speeds.rename(columns={"speedup_low": "low", "speedup_high": "high"})
     return found
+
+
+def about(figure: go.Figure, rows: pd.DataFrame) -> go.Figure:
+    """The figure with the domains and targets of the runs that it shows; of more than a few, how many there are."""
+    domains, targets = (list(rows[name].dropna().unique()) for name in ("domain", "target"))
+    subject = chart_parts.subject(
+        domains if len(domains) <= _MOST_NAMED else [f"{len(domains)} domains"],
+        targets if len(targets) <= _MOST_NAMED else [],
+    )
+    more = f"{len(targets)} targets" if len(targets) > _MOST_NAMED else ""
+    return chart_parts.about(figure, "; ".join(filter(None, [subject, more])))
 
 
 def warn(shown: Shown, figures: list[Figure]) -> list[Difference]:

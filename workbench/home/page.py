@@ -13,6 +13,8 @@ import streamlit as st
 
 from engine.measure import speed_words
 from engine.measure.decision import decide
+from engine.numbers import ratio_digits
+from engine.records.interval import Interval
 from engine.records.speed import Speed
 from engine.runs.folder import RunFolder
 from engine.runs.samples import lay_out_samples, sample_folders
@@ -106,7 +108,7 @@ def draft_card(run: pd.Series) -> None:
         timed = pd.notna(run.speedup)
         speed.metric(
             "speed",
-            f"{run.speedup:.2f}×" if timed else "not timed",
+            f"{run.speedup:.{ratio_digits(timing.speedup or Interval())}f}×" if timed else "not timed",
             delta=decision.answer,
             delta_color="off",
             delta_arrow="off",
@@ -124,7 +126,7 @@ def draft_card(run: pd.Series) -> None:
             f"acceptance {interval}, n = {run.n_prompts:.0f} prompts",
             *([f"speed: {ui.text(speed_words.describe(timing))}"] if timed else []),
             f"{method} ({supervision}), {ui.text(run.scenario)}, seed {run.seed:.0f}",
-            f"gamma {run.num_draft_tokens:.0f} (tokens proposed per round), {precision}",
+            f"tokens proposed per round: {whole.summary.conditions.proposing or 'not known'}; {precision}",
         ]
         where = speed_words.measured_where(whole.summary, whole.provenance)
         facts += [f"measured on {ui.text(where)}"] if where else []

@@ -53,7 +53,7 @@ def show(recipes: Sequence[Recipe]) -> None:
         ):
             st.metric(label, value if is_known else "not known", width="content")
     _show_parts(known[0], len(recipes))
-    if any(e.seconds_unknown == NEVER_RUN for e in known):
+    if recipes[0].trains and any(e.seconds_unknown == NEVER_RUN for e in known):  # the trial learns too
         actions.outcome()
         _offer_probe([group[0] for group in groups])
     for words in dict.fromkeys(w for e in known for w in (e.seconds_unknown, e.disk_unknown, e.memory_unknown)):

@@ -203,16 +203,16 @@ class Form:
         self, dotted: str, section: type[BaseModel], value: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
         """A list of sections: each with its first field visible, the others in a popover."""
-        slot = f"{self.prefix}:{dotted}#"
+        slot, least = f"{self.prefix}:{dotted}#", _fewest(field_at(dotted))
         shown: list[int] = st.session_state.setdefault(slot, list(range(len(value))))
         items = []
         for item in list(shown):
             given = value[item] if item < len(value) else _blank(section)
-            items.append(self._item(dotted, item, section, given, removable=len(shown) > 1))
+            items.append(self._item(dotted, item, section, given, removable=len(shown) > least))
         if st.button(
             "Add another", icon=":material/add:", key=f"{slot}add", type="tertiary", help=f"One more of `{dotted}`"
         ):
-            shown.append(max(shown) + 1)
+            shown.append(max(shown, default=-1) + 1)  # a run that only measures begins with no training prompts
             st.rerun()
         return items
 
@@ -241,6 +241,11 @@ class Form:
                 st.session_state[slot].remove(item)
                 st.rerun()
         return values
+
+
+def _fewest(field: FieldInfo) -> int:
+    """The fewest items that a list may have."""
+    return max((item.min_length for item in field.metadata if hasattr(item, "min_length")), default=0)
 
 
 def _simple(shape: Shape, value: Any, common: dict[str, Any]) -> Any:
@@ -286,17 +291,27 @@ def _step(value: float | None, highest: float | None) -> float:
 
 
 def written(value: Any) -> str:
-    """Text of a scalar, or of a list; one of several items without its brackets."""
+    """Text of a scalar, a mapping or a list; a list of several items without its brackets. `read_text` reads it again
+    without loss."""
     if isinstance(value, list):
-        inner = ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+        inner = ", ".join(_plainly(item) for item in value)
         return inner if len(value) > 1 else f"[{inner}]"  # without its brackets one item would read as a scalar
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_plainly(item)}' for name, item in value.items())}}}"
     return "" if value is None else str(value)
+
+
+def _plainly(item: Any) -> str:
+    """A number in as few digits as give it back: 0 for 0.0, all of them where six would change it."""
+    short = f"{item:g}" if isinstance(item, float) else str(item)
+    return short if not isinstance(item, float) or float(short) == item else repr(item)
 
 
 def read_text(text: str) -> Any:
     """Text as YAML, a comma making a list of it. What cannot be read is left for the schema to refuse by name."""
     try:
-        return parse_yaml(f"[{text}]" if "," in text and not text.strip().startswith("[") else text, "the text")
+        is_list = "," in text and not text.strip().startswith(("[", "{"))
+        return parse_yaml(f"[{text}]" if is_list else text, "the text")
     except DraftbenchError:
         return text
 

@@ -11,37 +11,63 @@ from engine.config.schema import Recipe, TrainSpec
 from workbench.shared import ui
 from workbench.shared.method_names import method_of
 
+_HELD_OUT = "The target answers the held-out prompts, or answers captured before are reused."
+
 
 def show(recipes: Sequence[Recipe]) -> None:
     """The steps of a run in words."""
+    numbered = "\n".join(f"{place}. {line}" for place, line in enumerate(steps(recipes), start=1))
+    st.markdown(f"{numbered}\n\nRuns are worked on one at a time, and continue when this page or the server is closed.")
+
+
+def steps(recipes: Sequence[Recipe]) -> list[str]:
+    """A sentence for each step of the runs of a sweep, or of a run; those of one that only measures train nothing."""
     recipe, count = recipes[0], len(recipes)
-    temperatures = " and ".join(f"T = {t:g}" for t in recipe.measure.temperatures)
+    if recipe.times_server:
+        return [f"{_at_server(recipe)} answers the held-out prompts, and how fast it does is measured."]
+    if not recipe.trains:
+        subject, first = ("The draft", [_HELD_OUT]) if recipe.has_draft else ("The target", [])
+        return [*first, f"{subject} is measured as it is: nothing is trained.", _measured(recipe)]
     modes = list(dict.fromkeys(r.train.mode for r in recipes))
     learning = [_LEARNS.get(mode, _offline)(next(r.train for r in recipes if r.train.mode == mode)) for mode in modes]
     methods = ", ".join(dict.fromkeys(method_of(r.train) for r in recipes))
     subject = "A draft learns" if count == 1 else f"{count} drafts learn"
-    lines = [
-        _answers(recipes),
-        f"{subject} with {ui.text(methods)}, {'; '.join(learning)}.",
-        f"Acceptance, speed and losslessness are measured on the held-out prompts at {temperatures}.",
-    ]
-    numbered = "\n".join(f"{place}. {line}" for place, line in enumerate(lines, start=1))
-    st.markdown(f"{numbered}\n\nRuns are worked on one at a time, and continue when this page or the server is closed.")
+    return [_answers(recipes), f"{subject} with {ui.text(methods)}, {'; '.join(learning)}.", _measured(recipe)]
+
+
+def _measured(recipe: Recipe) -> str:
+    """What is measured on the held-out prompts."""
+    measure, what = recipe.measure, "Acceptance, speed and losslessness are"
+    if not recipe.has_draft:
+        return "The speed of plain decoding, and of Transformers' own, is measured on the held-out prompts."
+    if measure.against == "server":
+        what = "Acceptance alone is"
+    elif not measure.speed_prompts:
+        what = "Acceptance and losslessness are"
+    temperatures = ", ".join(f"{t:g}" for t in measure.temperatures)
+    return f"{what} measured on the held-out prompts at temperature {temperatures}."
+
+
+def _at_server(recipe: Recipe) -> str:
+    """The model that answers on a server, and where."""
+    server = recipe.capture.server
+    assert server is not None
+    where = ui.text(urlsplit(server.base_url).hostname or "the server")
+    where += f" and {len(server.also_at)} more addresses" if server.also_at else ""
+    return f"{ui.text(server.model)} at {where}"
 
 
 def _answers(recipes: Sequence[Recipe]) -> str:
     """Who answers the prompts, and when."""
     server = recipes[0].capture.server
     if server is not None:
-        where = ui.text(urlsplit(server.base_url).hostname or "the server")
-        where += f" and {len(server.also_at)} more addresses" if server.also_at else ""
         sends = f", with its {server.logprobs} likeliest tokens at each position" if server.logprobs else ""
-        return (
-            f"{ui.text(server.model)} at {where} answers the training prompts{sends}; the target here answers the "
-            "held-out ones."
-        )
+        held = "the target here answers the held-out ones"
+        if recipes[0].measure.against == "server":
+            held = "it answers the held-out ones too, with the log-probabilities that it sends"
+        return f"{_at_server(recipes[0])} answers the training prompts{sends}; {held}."
     if not any(recipe.train.needs_capture for recipe in recipes):
-        return "The target answers the held-out prompts, or answers captured before are reused."
+        return _HELD_OUT
     return "The target answers the training and held-out prompts, or answers captured before are reused."
 
 

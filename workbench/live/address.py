@@ -22,7 +22,6 @@ from workbench.shared.pages import link
 LONGEST = 4000  # characters of a link: what chats, mail programs and proxies carry whole
 LONGEST_KEPT = 16_000  # in the browser's own address bar, for a reload: servers refuse requests four times as long
 NUMBERS = {"gamma": int, "temperature": float, "top_p": float, "top_k": int, "seed": int, "max_new_tokens": int}
-_SEEDS = (0, 2**63 - 1)
 _SWITCHES = ("plain", "draft")
 
 
@@ -113,16 +112,16 @@ def _number(name: str, text: str) -> float | None:
         value = NUMBERS[name](text)
     except ValueError:
         return None
-    low, high = LIMITS.get(name, _SEEDS)
+    low, high = LIMITS[name]
     return value if low <= value <= high and not (name == "temperature" and temperature_fault(value)) else None
 
 
 def _between(name: str) -> str:
-    """'a number from 1 to 16': the form's limits in words."""
-    low, high = LIMITS.get(name, _SEEDS)
+    """'a whole number from 1 to 16': the form's limits in words."""
+    low, high = LIMITS[name]
     if name == "temperature":
         return f"0 or a number from {LEAST_TEMPERATURE:g} to {high:g}"
-    return f"a number from {low:g} to {high:g}" if name in LIMITS else "a whole number of at least 0"
+    return f"a whole number from {low:,} to {high:,}" if NUMBERS[name] is int else f"a number from {low:g} to {high:g}"
 
 
 def address(ask: Ask) -> str:

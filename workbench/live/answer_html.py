@@ -26,7 +26,7 @@ CSS = """
 .live .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,260px),1fr));gap:1.4rem}
 .live .figures{font-size:.92rem;font-variant-numeric:tabular-nums;margin:.2rem 0 .3rem;overflow-wrap:anywhere}
 .live .figures span{white-space:nowrap}
-.live .figures span+span::before{content:"· ";opacity:.6}
+.live .figures span:not(:last-child)::after{content:" ·";opacity:.6}
 .live .tokens{margin:.1rem 0 .6rem}
 .live .legend{margin-top:.8rem;border-top:1px solid rgba(128,128,128,.3);padding-top:.6rem}
 .live .plain{margin-top:1rem;border-top:1px solid rgba(128,128,128,.3);padding-top:.8rem}
@@ -134,10 +134,14 @@ def _figures(side: Side) -> str:
         ("per_examined", f"{_number(rates['per_examined'])} of judged accepted ({counts.accepted}/{judged})"),
         ("per_proposed", f"{_number(rates['per_proposed'])} of proposed ({counts.accepted}/{counts.drafted})"),
         ("tau: tokens per forward of the target", f"tau {_number(rates['tau'], 2)}"),
-        (f"{counts.emitted} tokens in {side.seconds:.2f} s", _pace(side)),
+        (f"{_tokens(counts.emitted)} in {side.seconds:.2f} s", _pace(side)),
     ]
     shown = " ".join(f'<span title="{name}">{figure}</span>' for name, figure in figures)
     return f'<p class="figures">{shown}</p>'
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'' if count == 1 else 's'}"
 
 
 def _pace(side: Side) -> str:
@@ -162,7 +166,7 @@ def _same_text(live: Live, side: Side) -> str:
         return ""
     if same.part is None:
         rest = "" if same.compared == same.length else ", as many as were decoded without it"
-        said = f"yes, {same.compared} of {same.length} tokens{rest}"
+        said = f"yes, {same.compared} of {_tokens(same.length)}{rest}"
     else:
         said = (
             f"no, they part at token {same.part + 1} of {same.compared}: {tokens.plainly(same.ours)} with the draft, "
@@ -176,11 +180,15 @@ def _plain(live: Live) -> str:
     side, head = live.plain, "<h3>Draft off: the target alone</h3>"
     if not side.rounds:
         return f"<section>{head}</section>"
-    text = "".join(tokens.visible(t.text) for r in side.rounds for t in r.tokens)
+    answer, after = live.alone_tokens()
+    text = "".join(tokens.visible(token.text) for token in answer)
+    figures = [_pace(side), _tokens(side.counts.emitted)]
+    figures += [f"{after} of them after the end of its answer, to compare the times"] if after else []
+    shown = " ".join(f"<span>{figure}</span>" for figure in figures)
     only = "" if live.ask.draft_on else ' class="alone"'
     return (
         f'<section class="plain"><div{only}>{head}<div class="tokens light" dir="auto">{text}</div>'
-        f'<p class="figures"><span>{_pace(side)}</span> <span>{side.counts.emitted} tokens</span></p></div></section>'
+        f'<p class="figures">{shown}</p></div></section>'
     )
 
 

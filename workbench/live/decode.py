@@ -29,12 +29,13 @@ if TYPE_CHECKING:  # torch takes seconds to load: not before a visitor decodes
     pass
 
 PROPOSALS: tuple[Proposals, ...] = get_args(Proposals)
-LIMITS = {
+LIMITS: dict[str, tuple[float, float]] = {
     "gamma": (1, 16),
     "temperature": (0.0, 2.0),
     "top_p": (0.01, 1.0),
     "top_k": (0, 1000),
     "max_new_tokens": (1, 1024),
+    "seed": (0, 2**53 - 1),  # a browser rounds larger ones, and another seed would be decoded than the one asked for
 }
 _ALTERNATIVES = 10
 
@@ -67,13 +68,11 @@ class Ask:
             )
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) <= high:
-                raise DraftbenchError(f"{name} is {getattr(self, name)}", "", f"use a value from {low} to {high}")
+                raise DraftbenchError(f"{name} is {getattr(self, name)}", "", f"use a value from {low:,} to {high:,}")
         if fault := temperature_fault(self.temperature):
             raise DraftbenchError(f"temperature is {self.temperature:g}", fault, "use 0, or another one such as 0.7")
         if self.proposals not in PROPOSALS:
             raise DraftbenchError(f"proposals is {self.proposals!r}", "", f"use one of {', '.join(PROPOSALS)}")
-        if self.seed < 0:
-            raise DraftbenchError(f"seed is {self.seed}", "", "use 0 or more")
 
     def same_answer(self, other: Ask) -> bool:
         """Whether both ask for the same text, with the draft on or off."""
@@ -138,6 +137,7 @@ class Live:
     rewritten: list[str] = field(default_factory=list)  # what it writes in another place or form
     notes: list[str] = field(default_factory=list)  # of the target
     prompt_tokens: int = 0
+    stop_ids: frozenset[int] = frozenset()  # of the target
     busy: str = ""  # a run in progress, which disturbs the timing
 
     def speedup(self, side: Side) -> tuple[float, int] | None:
@@ -156,6 +156,12 @@ class Live:
             tokens, seconds = tokens + len(item.emitted), seconds + item.seconds
         plain = sum(r.seconds for r in self.plain.rounds[:tokens])
         return (plain / seconds, tokens) if seconds and tokens else None
+
+    def alone_tokens(self) -> tuple[list[Token], int]:
+        """The answer of the target alone, and how many tokens were decoded after its end, to compare the times."""
+        decoded = self.plain.tokens
+        end = next((place for place, token in enumerate(decoded) if token.token_id in self.stop_ids), len(decoded))
+        return decoded[: end + 1], max(0, len(decoded) - end - 1)
 
     def same_text(self, side: Side) -> SameText | None:
         """Greedy decoding with the draft against the target alone; None if draws decide, or before both have stopped.
@@ -214,7 +220,7 @@ def decode(home: Home, ask: Ask, stop: threading.Event, before: Live | None = No
         live.conditions = {"dtype": pair.target.dtype_name, "device": str(pair.target.device)}
         live.context = brings(ask.conversation)
         ids, live.unused, live.rewritten = sent_ids(pair, ask)
-        live.prompt_tokens = len(ids)
+        live.prompt_tokens, live.stop_ids = len(ids), pair.target.stop_ids
         if ask.draft_on:
             yield from _with_drafts(live, pair, ids, stop, kept)
         else:

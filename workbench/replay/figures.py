@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from engine.decode.events import MARKS, Fate
-from workbench.replay.judgement import Candidate, Judgement, short, visible
+from workbench.replay.judgement import Candidate, Judgement, judged_digits, short, visible
 from workbench.shared import theme
 
 
@@ -83,7 +83,8 @@ def alternatives_missing(again: str) -> str:
 def draw_line(judged: Judgement, tone: str) -> go.Figure:
     """Draw u on the line from 0 to 1, where [0, min(1, p/q)) accepts."""
     chance, colours = judged.chance or 0.0, theme.TONES[tone]
-    title = f"Draw against min(1, p/q) = {short(chance)}"
+    digits = judged_digits(judged.draw, judged.chance)
+    title = f"Draw against min(1, p/q) = {short(chance, digits)}"
     figure = go.Figure(layout={"template": theme.template(tone), "title": title})
     for start, end, name, fate in ((0.0, chance, "accepts", Fate.ACCEPTED), (chance, 1.0, "rejects", Fate.REJECTED)):
         if end > start:
@@ -101,7 +102,8 @@ def draw_line(judged: Judgement, tone: str) -> go.Figure:
             hovertemplate="u = %{x:.4f}<extra></extra>",
             showlegend=False,
         )
-        figure.add_annotation(x=judged.draw, y=1.3, yanchor="bottom", text=f"u = {short(judged.draw)}", showarrow=False)
+        drawn = f"u = {short(judged.draw, digits)}"
+        figure.add_annotation(x=judged.draw, y=1.3, yanchor="bottom", text=drawn, showarrow=False)
     figure.update_xaxes(range=[-0.01, 1.01], title="draw, uniform in [0, 1)", showgrid=False)
     figure.update_yaxes(visible=False, range=[-0.3, 1.9], fixedrange=True)
     figure.update_layout(height=190, margin={"t": 46, "b": 44, "l": 16, "r": 16})

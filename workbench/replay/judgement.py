@@ -95,12 +95,13 @@ def judgement(token: Token, current: Round, *, greedy: bool) -> Judgement:
         why = "a token before it was rejected" if current.rejected else "the answer had already ended"
         return Judgement("never judged", f"It was proposed, but {why}, so there is no p and no draw.")
     if token.fate is Fate.BONUS:
-        why = "Every proposed token was accepted" if current.num_draft_tokens else "This round had nothing to judge"
-        return Judgement(
-            "drawn by the target",
-            f"{why}, so the target adds one token of its own at no extra cost: its forward pass already gave the "
-            "distribution. The draft proposed nothing here, so there is no q.",
+        why = (
+            "Every proposed token was accepted, so the target adds one token of its own at no extra cost: its forward "
+            "pass already gave the distribution."
+            if current.num_draft_tokens
+            else "This round had nothing to judge: its forward pass was made for this token alone, as without a draft."
         )
+        return Judgement("drawn by the target", f"{why} The draft proposed nothing here, so there is no q.")
     if token.fate is Fate.CORRECTED:
         source = "It is the target's most likely token" if greedy else "It is drawn from the residual, max(0, p - q)"
         return Judgement(
@@ -120,24 +121,33 @@ def _proposed(token: Token, greedy: bool) -> Judgement:
         return Judgement(fate, detail, chance, token.uniform)
     if token.uniform is None:
         return Judgement(fate, f"min(1, p/q) = {short(chance)}", chance)
+    digits = judged_digits(token.uniform, chance)
     if p >= q:
         detail = "The target finds it at least as likely as the draft does (p ≥ q), so it is always accepted."
     else:
-        odds = f"{short(p)}/{short(q)} = {short(chance)}"
+        odds = f"{short(p, digits)}/{short(q, digits)} = {short(chance, digits)}"
         detail = f"The draft overestimates it, so it is accepted with probability p/q = {odds}."
     sign = "<" if token.uniform < chance else "≥"
-    return Judgement(f"u = {short(token.uniform)} {sign} {short(chance)}: {fate}", detail, chance, token.uniform)
+    compared = f"u = {short(token.uniform, digits)} {sign} {short(chance, digits)}"
+    return Judgement(f"{compared}: {fate}", detail, chance, token.uniform)
 
 
-def short(value: float) -> str:
-    """'.31', '1', '.0004': a probability with two significant digits."""
-    if value >= 0.9995:
-        return "1"
+def judged_digits(draw: float | None, chance: float | None) -> int:
+    """Significant digits that show whether a draw lies below its chance: two, or more where both would read alike."""
+    return tokens.digits_apart(draw, chance, short, 2)
+
+
+def short(value: float, digits: int = 2) -> str:
+    """'.31', '.031', '1', '4.0e-04': a probability with that many significant digits; one below 1 never reads as 1."""
     if value <= 0:
         return "0"
-    digits = 2 if value >= 0.1 else 3 if value >= 0.01 else 4
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("0") if float(text) else f"{value:.0e}"
+    if value < 0.001:
+        return f"{value:.{digits - 1}e}"
+    places = digits + (value < 0.1) + (value < 0.01)
+    text = next(
+        (text for more in range(places, places + 9) if float(text := f"{value:.{more}f}") < 1), "1"
+    )  # what rounding in float32 leaves of 1 is 1
+    return text.removeprefix("0")
 
 
 def visible(text: str) -> str:

@@ -76,9 +76,8 @@ def _chart(figure: Any, frame: pd.DataFrame, key: str, alt: str, name: str, run:
 
 @st.cache_data(max_entries=64, show_spinner=False)  # a run's recipe does not change
 def _subject(folder: str, run_id: str) -> str:
-    """The run's domain and target, for the second line of a figure."""
-    run = queries.run(run_id)
-    return chart_parts.subject([run.domain], [run.target])
+    """The run with its domain and target, for the second line of a figure."""
+    return chart_parts.of_run(queries.run(run_id))
 
 
 def _watched(run: RunFolder) -> str:

@@ -12,7 +12,7 @@ import streamlit as st
 from engine.catalogue import SERVERS
 from engine.deploy.expected import Expectations, Expected, expectations
 from engine.errors import DraftbenchError
-from engine.numbers import interval
+from engine.numbers import interval, ratio
 from engine.records import files
 from engine.runs.folder import RunFolder
 from workbench.run.results import VERDICT_ICONS
@@ -105,7 +105,7 @@ def table(forecast: Expectations) -> pd.DataFrame:
             "T": row.temperature,
             "proposals": "either" if row.temperature == 0 else row.proposals,
             "answer": row.worth.answer if row.worth else "not timed",
-            "predicted speed-up here": interval(row.worth.speedup, 2) if row.worth else "not timed",
+            "predicted speed-up here": ratio(row.worth.speedup) if row.worth else "not timed",
             "accepted / proposed": interval(row.rates.per_proposed),
             "its name there": row.rate_name or "not reported",
             "tokens per round": interval(row.rates.tokens_per_round, 2),
@@ -129,8 +129,7 @@ def _one(run: RunFolder, row: Expected, forecast: Expectations) -> None:
         if cell.context == forecast.schedule_context
     }
     if here:
-        indexed = queries.run(run.id)
-        of = chart_parts.subject([indexed.domain], [indexed.target])
+        of = f"{chart_parts.of_run(queries.run(run.id))}; {SERVERS[row.server].title}, {_at(row)}"
         note = (
             f"context {forecast.schedule_context}, large mark: the gamma that is chosen<br>"
             f"{chart_parts.interval_note(speed_charts.predicted(here))}"

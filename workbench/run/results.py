@@ -11,10 +11,11 @@ import streamlit as st
 from engine.index.queries import Run
 from engine.measure import definitions, speed_words
 from engine.measure.decision import Decision, decide
-from engine.numbers import interval
+from engine.numbers import interval, ratio_digits
 from engine.records.certificate import Certificate
+from engine.records.interval import Interval
 from engine.records.speed import Speed
-from engine.records.summary import Improvement, Metric, Served, Summary
+from engine.records.summary import Conditions, Improvement, Metric, Served, Summary
 from engine.runs.advice import changes_of
 from engine.runs.folder import RunFolder
 from workbench.shared import chart_parts, downloads, queries, ui
@@ -61,7 +62,7 @@ def results(run: RunFolder, indexed: Run) -> None:
     tau = values[(values.metric == "tau") & (values.draft == "trained")].set_index("temperature")
     gains = summary.gains()
     cards = [_exact_card(row, before, gains) for row in trained.itertuples()]
-    cards += [_tau_card(row) for row in tau.sort_index().head(1).reset_index().itertuples()]
+    cards += [_tau_card(row, summary.conditions) for row in tau.sort_index().head(1).reset_index().itertuples()]
     cards += _speed_card(indexed, summary)
     verdict(run, summary, values)
     with st.container(key="cards-results"):
@@ -130,9 +131,9 @@ def _exact_card(row: Any, before: pd.DataFrame, gains: Mapping[float, Improvemen
     return f"Exact acceptance, T = {row.temperature:g}", ui.number(row.value), delta, "  \n".join(notes), explained
 
 
-def _tau_card(row: Any) -> Card:
-    gamma = "–" if pd.isna(row.num_draft_tokens) else f"{row.num_draft_tokens:.0f}"
-    note = f"{ui.interval_line(row, 2)}  \ngamma = {gamma}, {row.dtype or ''} on {row.device or ''}"
+def _tau_card(row: Any, conditions: Conditions) -> Card:
+    where = " on ".join(filter(None, (conditions.precision, conditions.device)))
+    note = f"{ui.interval_line(row, 2)}  \n{', '.join(filter(None, (conditions.proposing, where)))}"
     return (
         f"tau, T = {row.temperature:g}",
         ui.number(row.value, 2),
@@ -146,13 +147,14 @@ def _speed_card(indexed: Run, summary: Summary) -> list[Card]:
     if indexed.speedup is None or pd.isna(indexed.speedup):
         return []
     speed = summary.speed or Speed()
-    note = ui.interval_line(speed.speedup, 2) if speed.speedup else "no interval"
+    digits = ratio_digits(speed.speedup or Interval())
+    note = ui.interval_line(speed.speedup, digits) if speed.speedup else "no interval"
     speeds = [f"{way} {ui.number(rate.value, 1)} tokens/s" for way, rate in speed.tokens_per_s.items()]
     where = speed_words.measured_where(summary, indexed.provenance)
     return [
         (
             "Speed-up",
-            f"{indexed.speedup:.2f}×",
+            f"{indexed.speedup:.{digits}f}×",
             None,
             f"{note}  \n{', '.join(speeds)}" + (f"  \nmeasured on {where}" if where else ""),
             "Paired: each prompt is decoded both plainly and speculatively.",

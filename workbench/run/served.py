@@ -92,8 +92,7 @@ def _one(run: RunFolder, kept: Kept) -> None:
     if notes:
         st.caption("  \n".join(ui.sentence(note) for note in notes))
     if verdict.places:
-        indexed = queries.run(run.id)
-        subject = chart_parts.subject([indexed.domain], [indexed.target])
+        subject = f"{chart_parts.of_run(queries.run(run.id))}; {kept.measurement.in_words}"
         figure = chart_parts.about(by_place(verdict, theme.mode()), subject)
         alt = "Acceptance at each place of the proposal, predicted and served"
         ui.chart(figure, key=f"served-places-{kept.name}", alt=alt, name=f"{run.id}-{kept.name}")

@@ -85,8 +85,15 @@ COLUMNS: dict[str, Any] = {
 GROUP_COLUMNS: dict[str, Any] = {
     "group": _column.TextColumn("Group"),
     "domain": _column.TextColumn("Domain", help="A group with several domains has a row for each."),
+    "temperature": _column.NumberColumn(
+        "T",
+        format="%g",
+        help="The lowest temperature that its runs were measured at; where they differ, a row for each.",
+    ),
     "runs": _column.NumberColumn("Runs"),
-    "measured": _column.NumberColumn("n (measured runs)", help="The mean is over these."),
+    "measured": _column.NumberColumn(
+        "n (measured runs)", help="The mean is over these. Of repetitions of a seed the newest counts."
+    ),
     "seeds": _column.NumberColumn("Seeds", help="Number of different seeds among the measured runs."),
     "mean": _column.NumberColumn(
         "Mean exact acceptance", format="%.3f", help="Over the n measured runs of the group, each counted once."

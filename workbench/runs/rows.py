@@ -131,10 +131,11 @@ def _folded(name: str) -> None:
 
 
 def _line(name: str, rows: pd.DataFrame) -> str:
-    """'jsd, online: 12 runs · 0.412 ± 0.004 (n = 6 runs, 3 seeds)', with a part for each domain."""
+    """'jsd, online: 12 runs · 0.412 ± 0.004 (n = 6 runs, 3 seeds)', with a part for each domain and temperature."""
     parts = []
     for row in rows.to_dict("records"):
-        figure = f"{row['domain']}: " if len(rows) > 1 else ""
+        at = f", T = {row['temperature']:g}" if rows.temperature.nunique() > 1 and row["measured"] else ""
+        figure = f"{row['domain']}{at}: " if len(rows) > 1 else ""
         if not row["measured"]:
             figure += "not measured"
         else:

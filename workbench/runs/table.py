@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from engine.numbers import ratio_digits
 from engine.paths import Home, run_id_of
 from engine.records.folders import run_names
+from engine.records.interval import Interval
 from workbench.shared.chart_parts import bounds
 from workbench.shared.method_names import SUPERVISION, method_name, mode_word
 
@@ -146,43 +148,52 @@ def ordered(runs: pd.DataFrame, order: str, group: str | None = None) -> pd.Data
 
 def group_summary(runs: pd.DataFrame, group: str, recipes: pd.Series[str]) -> pd.DataFrame:
     """One row per group: number of runs and of measured runs, mean exact acceptance, and the best with interval, n and
-    run. `recipes`: by run id a name that runs share which are equal but for the seed (`queries.recipes`).
+    run. `recipes`: by run id a name that runs share which are equal but for the seed (`queries.recipes`). `measured`
+    counts the runs that the mean is over: of repetitions of a seed the newest.
 
     Only where all measured runs of a group share it, the mean has a standard error: it is over seeds, of whose
     repetitions the newest counts. Over different settings it would be no error of anything, and the range of the values
     stands there.
 
-    A group with several domains has a row for each, because rates of different domains are not comparable. A run
-    with several tags counts in each of their groups.
+    A group with several domains or temperatures has a row for each, because their rates are not comparable; runs
+    without a measurement count in the first. A run with several tags counts in each of their groups.
     """
     spread = _spread(runs, group)
     names = spread.run_id.map(recipes)
     spread = spread.assign(_recipe=names.where(names.notna(), spread.run_id))  # without one it is like no other
+    at = spread.temperature.where(spread.exact.notna()).astype(float)
+    spread["_at"] = at.fillna(at.groupby([spread["_group"], spread.domain]).transform("min"))
     rows = []
-    for (name, domain), members in spread.groupby(["_group", "domain"], sort=True):
+    for (name, domain, temperature), members in spread.groupby(["_group", "domain", "_at"], sort=True, dropna=False):
         measured = members[members.exact.notna()]
-        row: dict[str, Any] = {"group": name, "domain": domain, "runs": len(members), "measured": len(measured)}
+        row: dict[str, Any] = {"group": name, "domain": domain, "runs": len(members), "measured": 0}
         if len(measured):
             best = measured.iloc[int(measured.exact.to_numpy().argmax())]
             row |= {"exact": best.exact, "interval": interval(best.exact_low, best.exact_high), "n": best.n_prompts}
             once = measured.sort_values("created_at", kind="stable").drop_duplicates(["_recipe", "seed"], keep="last")
+            row |= {"temperature": temperature, "measured": len(once)}
             row |= {"best": best.label, "seeds": once.seed.nunique(), "mean": once.exact.mean()}
             settings = once["_recipe"].nunique()
             row |= {"error": once.exact.sem()} if settings == 1 else {"range": _range(once.exact, settings)}
         rows.append(row)
-    columns = ["group", "domain", "runs", "measured", "seeds", "mean", "error", "range"]
+    columns = ["group", "domain", "temperature", "runs", "measured", "seeds", "mean", "error", "range"]
     return pd.DataFrame(rows, columns=[*columns, "exact", "interval", "n", "best"])
 
 
 def groups_for_paper(summary: pd.DataFrame) -> pd.DataFrame:
     """The rows of the groups with the columns for a table in a paper."""
     titles = {"measured": "measured runs", "mean": "mean exact acceptance", "error": "standard error over seeds"}
-    titles |= {"exact": "best exact acceptance", "interval": "95% interval of the best", "n": "n of the best"}
+    titles |= {
+        "temperature": "T",
+        "exact": "best exact acceptance",
+        "interval": "95% interval of the best",
+        "n": "n of the best",
+    }
     return summary.drop(columns="best").rename(columns=titles)
 
 
 def _range(values: pd.Series[float], settings: int) -> str:
-    return f"{values.min():.2f}–{values.max():.2f} over {settings} different settings"
+    return f"{values.min():.3f}–{values.max():.3f} over {settings} different settings"
 
 
 def group_names(runs: pd.DataFrame, group: str) -> list[str]:
@@ -232,7 +243,8 @@ def cells(runs: pd.DataFrame) -> pd.DataFrame:
             "gain": runs.gain,
             "speedup": runs.speedup,
             "speedup_interval": [
-                interval(*pair, digits=2) for pair in zip(runs.speedup_low, runs.speedup_high, strict=True)
+                interval(low, high, digits=ratio_digits(Interval(low=low, high=high)))
+                for low, high in zip(runs.speedup_low, runs.speedup_high, strict=True)
             ],
             "certificate": [certificate_word(value) for value in runs.certificate],
             "seed": runs.seed,

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from engine.index.queries import Run
 from engine.measure.definitions import RATES
 from engine.numbers import LEAST_PROMPTS, too_few
 from workbench.shared import theme
@@ -55,6 +56,11 @@ def subject(domains: Iterable[object], targets: Iterable[object]) -> str:
     names = dict.fromkeys(short_target(target) for target in targets if known(target))
     where = dict.fromkeys(str(domain).replace("_", " ") for domain in domains if known(domain))
     return "; ".join(filter(None, [", ".join(where), f"target {', '.join(names)}" if names else ""]))
+
+
+def of_run(run: Run) -> str:
+    """'biology; target smollm2-135m-instruct + biology; run serve-biology-...': what a figure of one run is about."""
+    return "; ".join(filter(None, [subject([run.domain], [run.target]), f"run {run.run_id}"]))
 
 
 def short_target(target: object) -> str:

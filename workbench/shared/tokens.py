@@ -10,6 +10,8 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 
+from rich.cells import cell_len, set_cell_size
+
 from engine.decode.events import EMITTED, MARKS, Fate, Round, Token
 from engine.untrusted.visible import looked_at
 
@@ -21,6 +23,7 @@ _GLYPHS = {Fate.ACCEPTED: "", Fate.REJECTED: "×", Fate.DISCARDED: "·", Fate.CO
 CSS = """
 .tokens,.strip{position:relative}
 .tokens .now{outline:2px solid currentColor;outline-offset:2px;border-radius:.2em}
+.tokens del{text-decoration:none}
 .tokens .ctl{opacity:.5;user-select:none;font-size:.8em}
 [data-tip]:hover,[data-tip]:focus{opacity:1;outline:1.5px solid currentColor;outline-offset:1px}
 [data-tip]:hover::after,[data-tip]:focus::after{content:attr(data-tip);position:absolute;left:0;margin-top:1.9em;
@@ -63,34 +66,67 @@ def _word(c: str) -> str:
     return {"\n": "↵", "\t": "⇥"}.get(c) or (chr(0x2400 + ord(c)) if c < " " else f"⟨U+{ord(c):04X}⟩")
 
 
-def token_html(token: Token, href: str | None = None) -> str:
-    """A token marked by its fate, with its numbers in a tip."""
+def token_html(token: Token, href: str | None = None, current: Round | None = None) -> str:
+    """A token marked by its fate, with its numbers in a tip. `current`: its round."""
     text = visible(token.text) or '<span class="ctl">⋯</span>'
     if token.fate not in EMITTED:
         text = text.replace("\n", "")  # a rejected line break must not break the answer's line
+        text = f"<del>{text}</del>"  # for those who hear the page, and neither see the line through it nor the tint
     tag = f'a href="{html.escape(href)}" target="_top"' if href else 'span tabindex="0"'
     shut = "a" if href else "span"
-    return f'<{tag} class="tok fate-{token.fate}" data-tip="{html.escape(tip(token))}">{text}</{shut}>'
+    return f'<{tag} class="tok fate-{token.fate}" data-tip="{html.escape(tip(token, current))}">{text}</{shut}>'
 
 
-def tip(token: Token) -> str:
-    """The numbers of a token, line by line; not escaped."""
-    lines = [f"{plainly(token.text)} {token.fate}: {MARKS[token.fate].meaning}"]
+def tip(token: Token, current: Round | None = None) -> str:
+    """The numbers of a token, line by line; not escaped. `current`: its round."""
+    lines = [f"{plainly(token.text)} {token.fate}: {_meaning(token, current)}"]
     lines.append(f"position {token.position}, token id {token.token_id}")
+    digits = digits_apart(token.uniform, token.acceptance_prob, _number, 4)
     named = [("p", token.target_prob), ("q", token.draft_prob), ("min(1, p/q)", token.acceptance_prob)]
-    if numbers := [f"{name} = {value:.4f}" for name, value in named if value is not None]:
+    if numbers := [f"{name} = {_number(value, digits)}" for name, value in named if value is not None]:
         lines.append("   ".join(numbers))
     if token.uniform is not None and token.acceptance_prob is not None:
         verdict = "below it: accepted" if token.fate is Fate.ACCEPTED else "not below it: rejected"
-        lines.append(f"u = {token.uniform:.4f}, {verdict}")
+        lines.append(f"u = {_number(token.uniform, digits)}, {verdict}")
     if token.overlap is not None:
-        lines.append(f"expected acceptance here, sum of min(p, q) = {token.overlap:.4f}")
+        lines.append(f"expected acceptance here, sum of min(p, q) = {_number(token.overlap)}")
     if token.alternatives:
+        ranked = sorted(token.alternatives, key=lambda other: -max(other.target_prob, other.draft_prob))
         lines += ["", "most likely here     p        q"]
         lines += [
-            f"{plainly(a.text)[:16]:<16} {a.target_prob:8.4f} {a.draft_prob:8.4f}" for a in token.alternatives[:_SHOWN]
+            f"{_in_column(plainly(a.text), 16)} {_number(a.target_prob):>8} {_number(a.draft_prob):>8}"
+            for a in ranked[:_SHOWN]
         ]
     return "\n".join(lines)
+
+
+def _in_column(text: str, columns: int) -> str:
+    """The text in so many columns, of which Chinese characters and emoji take two; what is cut ends in '…'."""
+    if cell_len(text) > columns:
+        text = f"{set_cell_size(text, columns - 1).rstrip()}…"
+    return set_cell_size(text, columns)
+
+
+def _meaning(token: Token, current: Round | None) -> str:
+    """What became of the token; in its own round, where the usual reason may not be the one."""
+    if current is not None and token.fate is Fate.DISCARDED and not current.rejected:
+        return "proposed after the end of the answer, never judged"
+    if current is not None and token.fate is Fate.BONUS and not current.num_draft_tokens:
+        return "from the target alone, as nothing was proposed"
+    return MARKS[token.fate].meaning
+
+
+def digits_apart(draw: float | None, chance: float | None, write: Callable[[float, int], str], usual: int) -> int:
+    """How many digits show which of a draw and its chance is larger: `usual`, or more where they would read alike."""
+    if draw is None or chance is None or draw == chance:
+        return usual
+    counts = range(usual, 17)
+    return next((some for some in counts if float(write(draw, some)) != float(write(chance, some))), usual)
+
+
+def _number(value: float, digits: int = 4) -> str:
+    """'0.4164'; '1.2e-06' where so many decimals would be none, or one: a quotient of such could not be followed."""
+    return f"{value:.{digits - 3}e}" if 0 < value < 10 ** (1 - digits) else f"{value:.{digits}f}"
 
 
 def answer_html(
@@ -104,7 +140,7 @@ def answer_html(
     parts = []
     for item in rounds:
         link = href(item.number) if href else None
-        inner = "".join(token_html(t, link) for t in item.tokens)
+        inner = "".join(token_html(t, link, item) for t in item.tokens)
         parts.append(f'<span class="now">{inner}</span>' if item.number == highlight else inner)
     return f'<div class="tokens {_tone(tone)}" dir="auto">{"".join(parts)}</div>'
 

@@ -221,14 +221,23 @@ def rate(estimate: Estimate) -> str:
     return re.sub(r"\b0\.", ".", interval(estimate))
 
 
-def coloured(rounds: Iterable[Round], tokenizer: Any, *, refused: bool) -> Iterable[Text]:
-    """Yield the text of each round as it arrives, styled by fate; refused tokens only if `refused` is set."""
+def coloured(rounds: Iterable[Round], tokenizer: Any, *, refused: bool, styled: bool = True) -> Iterable[Text]:
+    """Yield the text of each round as it arrives, styled by fate; refused tokens only if `refused` is set.
+
+    Where there are no styles (`styled`), a round's refused tokens stand in [-marks-], or they would read as part of the
+    answer. Plain decoding proposes nothing, so its text has no marks.
+    """
     stream = TextStream(tokenizer)
     for r in rounds:
         text = Text()
-        for token in stream.read(r).tokens:
-            if refused or token.fate in EMITTED:
-                text.append(harmless(token.text), style=MARKS[token.fate].terminal)
+        for emitted, tokens in itertools.groupby(stream.read(r).tokens, lambda token: token.fate in EMITTED):
+            if not (emitted or refused):
+                continue
+            marks = ("", "") if emitted or styled else ("[-", "-]")
+            text.append(marks[0])
+            for token in tokens:
+                text.append(harmless(token.text), style=MARKS[token.fate].terminal if r.num_draft_tokens else "")
+            text.append(marks[1])
         yield text
 
 

@@ -113,9 +113,14 @@ def records(entries: Sequence[Mapping[str, Any]]) -> None:
 
 def overlap(report: LeakReport) -> None:
     """Print the training sets that were compared and every held-out query that one of them contains."""
-    console.table(
-        "", ["training set", "prompts", "held-out queries in it"], [list(row.values()) for row in report["training"]]
-    )
+    rows = [[row["name"], row["prompts"], row.get("leaks", 0)] for row in report["training"]]
+    console.table("", ["training set", "prompts", "held-out queries in it"], rows)
+    for row in report["training"]:
+        if bad := row.get("bad_rows"):
+            console.paragraph(
+                f"{row['name']}: rows that are no prompts were not compared: {bad:,} "
+                "(`draftbench data check` lists them)"
+            )
     heldout = sum(part["prompts"] for part in report["heldout"])
     console.line(f"compared with {heldout:,} held-out queries in {len(report['heldout'])} sets")
     for leak in report["leaks"][:_LEAKS_SHOWN]:
@@ -141,6 +146,10 @@ def imported(report: ImportSummary, folder: str) -> None:
     for file in report["files"]:
         for remark in remarks(file):
             console.paragraph(f"{file['file']}: {remark}")
+    for example in report["bad_examples"]:
+        console.line(f"left out: {example}")
+    if more := report["bad_rows"] - len(report["bad_examples"]):
+        console.line(f"left out: {more:,} more")
     pii, counts = report["pii"], report["counts"]
     if pii["scrubbed"]:
         replaced = ", ".join(f"{name} {n}" for name, n in pii["found"].items())
@@ -154,4 +163,9 @@ def imported(report: ImportSummary, folder: str) -> None:
     for side in ("train", "heldout"):
         answered = counts[f"{side}_with_reference"]
         console.line(f"{folder}/{side}.jsonl: {counts[side]} prompts, {answered} with a reference answer")
-    console.paragraph(f"in a recipe: prompts.train: {folder}/train.jsonl, prompts.heldout: {folder}/heldout.jsonl")
+    if counts["heldout"]:
+        console.paragraph(f"in a recipe: prompts.train: {folder}/train.jsonl, prompts.heldout: {folder}/heldout.jsonl")
+    else:
+        console.paragraph(
+            f"in a recipe: prompts.train: {folder}/train.jsonl; for prompts.heldout there is no prompt yet"
+        )

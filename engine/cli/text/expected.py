@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from engine.catalogue import SERVERS
 from engine.cli.text import console
 from engine.measure import step_words
-from engine.numbers import MISSING, interval
+from engine.numbers import MISSING, interval, ratio
 from engine.records.interval import Interval
 from engine.records.step_times import Seconds, StepTimes
 
@@ -63,7 +63,7 @@ def expected(expectations: Expectations, *, in_full: bool) -> None:
 
 
 def _row(row: Expected) -> list[object]:
-    speedup, answer = (interval(row.worth.speedup, 2), row.worth.answer) if row.worth else (MISSING, MISSING)
+    speedup, answer = (ratio(row.worth.speedup), row.worth.answer) if row.worth else (MISSING, MISSING)
     rates = row.rates
     rule = "either" if row.temperature == 0 else row.proposals
     title = SERVERS[row.server].title
@@ -127,8 +127,8 @@ def _schedule(row: Expected, context: int | None) -> None:
 
 def _cell(cell: CellChoice, gamma: int) -> list[object]:
     best, speeds = cell.choice.best, {speed.gamma: speed.speedup for speed in cell.choice.by_gamma}
-    at_best = interval(speeds[best], 2) if best else "1"
-    return [cell.context, cell.batch_size, best, at_best, interval(speeds[gamma], 2) if gamma in speeds else MISSING]
+    at_best = ratio(speeds[best]) if best else "1"
+    return [cell.context, cell.batch_size, best, at_best, ratio(speeds[gamma]) if gamma in speeds else MISSING]
 
 
 def _flags(what: str, environment: Sequence[tuple[str, str]], flags: str) -> None:

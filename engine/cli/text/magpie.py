@@ -19,6 +19,12 @@ def magpie(report: MagpieResult) -> None:
     ]
     if rows:
         console.table("", ["removed as", "number", "meaning", "example"], rows)
+    if too_long := report["tool_sets"]["too_long"]:
+        limit = report["recipe"]["max_tools_characters"]
+        console.paragraph(
+            f"Sets of tools that were offered: {report['tool_sets']['offered']:,}; left out as longer than "
+            f"max_tools_characters {limit:,}: {too_long:,}."
+        )
     if report["system_place"] == "user":
         console.paragraph("The chat template has no system role, so the steering text opens the user's turn instead.")
     console.line(f"prompts: {report['file']}")

@@ -85,13 +85,15 @@ def comparison(compared: dict[str, Any]) -> None:
     console.line(f"A = {compared['a']}\nB = {compared['b']}")
     console.paragraph(
         "B - A with 95% intervals over prompts, in pairs: exact, argmax and greedy_agreement on the same target text, "
-        "the other rates on what each draft's decoding wrote for the same prompts"
+        "the other rates on what each draft's decoding wrote for the same prompts; n: the prompts that were paired, "
+        "and A and B are the rates on these alone"
     )
     rows = []
     for r in compared["rows"]:
         change = stated(Interval.of(r["difference"])) if r["comparable"] else "not comparable"
-        rows.append([f"{r['temperature']:g}", r["metric"], number(r["a"]), number(r["b"]), change])
-    console.table("", ["T", "rate", "A", "B", "B - A"], rows)
+        n = r["difference"]["n_prompts"]
+        rows.append([f"{r['temperature']:g}", r["metric"], number(r["a"]), number(r["b"]), change, n])
+    console.table("", ["T", "rate", "A", "B", "B - A", "n"], rows)
     for side, missing in compared["not_measured"].items():
         if missing:
             again = measures_again(RunFolder(home().run(compared[side.lower()])))

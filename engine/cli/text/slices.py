@@ -108,6 +108,10 @@ def focused(made: Focus) -> None:
     )
     if made.removed_as_heldout:
         console.paragraph(f"{made.removed_as_heldout} training prompts that repeat held-out ones were left out")
+    if made.removed_as_too_long:
+        console.paragraph(f"left out as longer than prompts.max_prompt_tokens: {made.removed_as_too_long:,} prompts")
+    if made.bad_rows:
+        console.paragraph(f"left out as no prompts: {made.bad_rows:,} rows of the prompt files")
     console.paragraph("train on them, from this run's draft:")
     console.line(
         f"  draftbench run RECIPE --set prompts.train={quote(made.file)} --set draft.init=checkpoint "

@@ -9,7 +9,7 @@ from engine.cli.text import console
 from engine.measure import speed_words
 from engine.measure.decision import decide
 from engine.measure.definitions import RATES
-from engine.numbers import MISSING, is_number, number, share
+from engine.numbers import MISSING, is_number, number, ratio, share
 from engine.paths import home
 from engine.records.certificate import Certificate
 from engine.records.interval import Interval
@@ -41,10 +41,9 @@ def summary(run_id: str, measured: Summary, provenance: Provenance) -> None:
     if measured.subject == "target alone":
         _target_alone(run_id, measured, provenance)
         return
-    proposals = "" if conditions.proposals == "sampled" else f"{conditions.proposals} proposals, "
-    gamma = "" if served else f"gamma {conditions.gamma}, {proposals}"
-    measured_with = f"{gamma}{conditions.precision} on {conditions.where}"
-    console.line(f"{run_id}\nheld-out: {conditions.heldout_prompts} prompts, {measured_with}")
+    where = " on ".join(filter(None, (conditions.precision, conditions.where)))
+    measured_with = [number(conditions.heldout_prompts, 0) + " prompts", "" if served else conditions.proposing, where]
+    console.line(f"{run_id}\nheld-out: {', '.join(filter(None, measured_with))}")
     if served:
         console.paragraph(f"measured against the text of the served model {conditions.served_by}")
     if measured.subject == "draft as it is":
@@ -143,12 +142,12 @@ def _speed(speed: Speed, where: str) -> None:
     console.paragraph(
         f"speed at T={speed.temperature:g}, batch 1, {speed.threads} threads: "
         f"plain {rates.get('plain', MISSING)} tokens/s, speculative {rates.get('speculative', MISSING)} tokens/s, "
-        f"speed-up {console.interval(speed.speedup or Interval(), 2)}"
+        f"speed-up {ratio(speed.speedup or Interval())}"
     )
     if speed.speedup_over_transformers:
         console.paragraph(
             f"Transformers' plain generate {rates.get('transformers', MISSING)} tokens/s, "
-            f"speed-up over it {console.interval(speed.speedup_over_transformers, 2)}",
+            f"speed-up over it {ratio(speed.speedup_over_transformers)}",
             indent=2,
         )
     expected = (

@@ -25,6 +25,11 @@ def target(report: dict[str, Any]) -> None:
             f"{trained['steps_done']} of {trained['steps']} steps, {trained['tokens_seen']:,} tokens "
             f"({trained['reference_tokens_seen']:,} of them in references) in {trained['seconds']:,.0f} s"
         )
+    data = report["data"]
+    for side, name in (("train", "training"), ("heldout", "held-out")):
+        if side in data:
+            removed = data.get("overlap_removed", 0) if side == "train" else 0
+            console.paragraph(f"{name}: {_records(data[side], removed)}")
     before, after = report["figures"]["before"], report["figures"]["after"]
     console.table("held-out figures, [95% interval over prompts]", ("", "before", "after", "n"), _rows(before, after))
     if "difference" in report["figures"]:  # targets made by earlier versions have none
@@ -32,6 +37,22 @@ def target(report: dict[str, Any]) -> None:
         console.table(title, ("", "difference", "n"), _differences(report["figures"]["difference"]))
     if "function_calls" in after:
         _invalid(before["function_calls"], after["function_calls"])
+
+
+def _records(counts: dict[str, Any], repeats: int) -> str:
+    """How many records were used, what was left out, and of how many references a part was."""
+    left_out = {
+        "repeats of a held-out query": repeats,
+        "without a whole reference": counts.get("without_reference", 0),
+        "too long a prompt": counts.get("prompt_too_long", 0),
+    }
+    partly = {
+        "references cut at data.max_reference_tokens": counts.get("reference_cut", 0),
+        "references cut at their end of turn": counts.get("reference_past_its_end", 0),
+    }
+    words = [f"{counts['records']:,} records", *(f"{what} ({count:,})" for what, count in partly.items() if count)]
+    out = ", ".join(f"{what} ({count:,})" for what, count in left_out.items() if count)
+    return ", ".join(words) + (f"; left out: {out}" if out else "")
 
 
 def _rows(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -23,6 +23,7 @@ class Part(NamedTuple):
 
     name: str
     prompts: list[Prompt]
+    bad_rows: int = 0
 
 
 class PartRow(TypedDict):
@@ -31,6 +32,8 @@ class PartRow(TypedDict):
     name: str
     prompts: int
     leaks: NotRequired[int]
+    bad_rows: NotRequired[int]
+    """Rows of a training file that are no prompts and were not compared; absent where there are none."""
 
 
 class Leak(TypedDict):
@@ -64,6 +67,7 @@ def find_leaks(files: Sequence[str] = (), *, progress: Progress | None = None) -
     synthetic files, the training sets of the packs, and `files`.
     """
     progress = progress or Progress(quiet=True)
+    own = {name: _read(name, name) for name in files}  # first: what cannot be read is said at once
     heldout = [_read(*source) for source in _sources("heldout").items()]
     sources = _sources("train") | {name: name for name in files}
     progress.start("comparing with held-out queries", len(sources), "files")
@@ -71,9 +75,10 @@ def find_leaks(files: Sequence[str] = (), *, progress: Progress | None = None) -
     leaks: list[Leak] = []
     tools: set[tuple[str, ...]] = set()
     for name, path in sources.items():
-        part = _read(name, path)
+        part = own.get(name) or _read(name, path)
         part_leaks = list(_leaks_of(part, heldout))
-        training.append({"name": part.name, "prompts": len(part.prompts), "leaks": len(part_leaks)})
+        row: PartRow = {"name": part.name, "prompts": len(part.prompts), "leaks": len(part_leaks)}
+        training.append({**row, "bad_rows": part.bad_rows} if part.bad_rows else row)
         leaks += part_leaks
         tools |= _tool_sets(part)
         progress.advance()
@@ -100,7 +105,8 @@ def _sources(side: Side) -> dict[str, str]:
 
 def _read(name: str, path: str) -> Part:
     """Read a part without its bad rows: rows that are not trained on leak nothing."""
-    return Part(name, read_prompts([parse_section(PromptSource, {"path": path})], skip_bad=True).prompts)
+    read = read_prompts([parse_section(PromptSource, {"path": path})], skip_bad=True)
+    return Part(name, read.prompts, len(read.bad))
 
 
 def _leaks_of(part: Part, heldout: Sequence[Part]) -> Iterator[Leak]:

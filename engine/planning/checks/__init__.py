@@ -28,6 +28,7 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "settings": settings.idle,
     "target": models.target,
     "draft": models.draft,
+    "reference": models.reference,
     "loss": models.loss,
     "chat template": models.chat_template,
     "end of turn": models.end_of_turn,
@@ -47,9 +48,10 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
 
 def checks(home: Home, recipe: Recipe) -> list[Check]:
     """Every check in order, each made even if an earlier one failed; none of what the recipe does not have: a server, a
-    training, a draft."""
+    training, a draft, a reference."""
     subject = Subject(home, recipe)
-    without = set() if recipe.trains else {"loss", "training prompts", "overlap"}
+    without = set() if recipe.trains else {"reference", "loss", "training prompts", "overlap"}
+    without |= set() if recipe.train.selection.reference is not None else {"reference"}
     without |= set() if recipe.has_draft else {"vocabulary", "draft"}
     without |= set() if recipe.capture.server is not None else {"server"}
     names = [name for name in CHECKS if name not in without]

@@ -20,7 +20,7 @@ from engine.models.vocabulary import check_vocabulary
 from engine.planning.checks.subject import Finding, Subject, failed, ok, warning
 from engine.planning.fitness import check_draft, check_target
 from engine.planning.outlines import at_hand, draft_shapes
-from engine.runs.drafts import draft_folder
+from engine.runs.drafts import draft_folder, reference_folder
 from engine.runs.folder import RunFolder
 
 _SHOWN_HEADER = 60
@@ -88,6 +88,36 @@ def draft(subject: Subject) -> Finding:
     if recipe.draft.checkpoint is not None and draft_shapes(subject.home, recipe, subject.outline) is None:
         return warning(f"{recipe.draft.checkpoint} is not on this machine yet: it is looked at when the run begins")
     return ok(check_draft(subject.home, recipe, subject.outline))
+
+
+def reference(subject: Subject) -> Finding:
+    """Check that the draft which token selection compares with is one, of this target, and proposes as many ids."""
+    recipe = subject.recipe
+    name = recipe.train.selection.reference
+    assert name is not None  # `checks` looks only where there is one
+    card = read_card(reference_folder(subject.home, name))
+    if unseen := subject.unseen(model=False, tokenizer=True):
+        return unseen
+    theirs, mine = card.info.vocabulary, _proposed(subject)
+    if theirs != mine:
+        return failed(
+            f"the draft proposes {_ids(mine)}, {name} {_ids(theirs)}",
+            "take a reference from a run with the same draft.vocabulary and the same training answers",
+        )
+    return _vocabulary_of_draft(subject, card, name)
+
+
+def _proposed(subject: Subject) -> int | None:
+    """How many ids the draft will propose; None: all of the target's."""
+    spec = subject.recipe.draft
+    if spec.vocabulary is not None or spec.checkpoint is None:
+        return spec.vocabulary
+    folder = draft_folder(subject.home, spec.checkpoint)
+    return None if folder is None else read_card(folder).info.vocabulary
+
+
+def _ids(count: int | None) -> str:
+    return "all ids" if count is None else f"{count:,} ids"
 
 
 def loss(subject: Subject) -> Finding:

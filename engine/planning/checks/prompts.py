@@ -70,63 +70,80 @@ def length(subject: Subject) -> Finding:
     if unseen := subject.unseen(tokenizer=True):
         return unseen
     recipe, context = subject.recipe, context_of(subject.config)
-    limit, answer = recipe.prompts.max_prompt_tokens, recipe.measure.max_new_tokens
-    training = _training_prompts(subject) if recipe.trains else []
-    all_train = _token_counts(subject, training)
-    train = [n for n in all_train if not limit or n <= limit]
-    heldout = _token_counts(subject, subject.prompts("heldout").prompts)
+    limit, wanted = recipe.prompts.max_prompt_tokens, recipe.prompts.train_prompts
+    answer = recipe.measure.max_new_tokens if recipe.has_draft else recipe.measure.speed_tokens
+    all_train = subject.without_overlap[0] if recipe.trains else []
+    short = _no_longer_than(subject, all_train, limit)
+    train = _token_counts(subject, nested_subset(short, min(wanted or len(short), len(short))))
+    held = subject.prompts("heldout").prompts
+    fit = _no_longer_than(subject, held, max(limit, context - answer) if limit and context else None)
+    left_out = len(held) - len(fit)
+    beyond = f"; {left_out} held-out ones leave no room for an answer and are left out" if left_out else ""
+    if len(distinct(fit)) < (2 if recipe.trains else 1):
+        if not left_out:
+            return warning("not looked at: too few held-out prompts")  # which their own check says
+        return failed(f"too few held-out prompts are left{beyond}", "lower measure.max_new_tokens")
+    heldout = _token_counts(subject, _rendered(subject, fit))
     message = f"the longest has {max([*train, *heldout], default=0):,} tokens, the context {context or 'no limit'}"
-    if problem := _beyond_draft(subject, train, heldout, context):
+    if problem := _beyond_draft(subject, train, heldout):
         return failed(f"{problem}: {message}", "lower max_new_tokens, use shorter prompts, or another draft")
-    if problem := _beyond_when_decoded(subject, context):
+    if problem := _beyond_when_decoded(subject, fit, context):
         return failed(f"{problem}: {message}", "lower measure.speed_tokens or measure.certificate_tokens")
-    if over_limit := len(all_train) - len(train):
+    if over_limit := len(all_train) - len(short):
         message += f"; {over_limit} longer than prompts.max_prompt_tokens are left out"
-        if training and over_limit == len(training):
+        if not short:
             return failed(f"no training prompt is left: {message}", "raise prompts.max_prompt_tokens")
+        if wanted and len(short) < wanted:
+            return failed(
+                f"prompts.train_prompts is {wanted:,}, but {len(short):,} training prompts are left: {message}",
+                "lower prompts.train_prompts, or raise prompts.max_prompt_tokens",
+            )
+    message += beyond
     if context is None:
         return ok(message)
     long_train = sum(n + recipe.capture.max_new_tokens > context for n in train)
     long_heldout = sum(n + answer > context for n in heldout)
-    if limit and (left_out := sum(n > max(limit, context - answer) for n in heldout)):
-        long_heldout -= left_out
-        message += f"; {left_out} held-out ones leave no room for an answer and are left out"
-        if len(subject.prompts("heldout").prompts) - left_out < 2:
-            return failed(f"too few held-out prompts are left: {message}", "lower measure.max_new_tokens")
     if not long_train + long_heldout:
         return ok(message)
+    lower = "max_new_tokens" if recipe.has_draft else "measure.speed_tokens"
     return failed(
         f"{long_train} training and {long_heldout} held-out prompts are too long for an answer: {message}",
-        "lower max_new_tokens, set prompts.max_prompt_tokens, or take the held-out ones out",
+        f"lower {lower}, set prompts.max_prompt_tokens, or take the held-out ones out",
     )
 
 
-def _beyond_draft(subject: Subject, train: list[int], heldout: list[int], context: int | None) -> str:
+def _rendered(subject: Subject, fit: Sequence[Prompt]) -> list[Prompt]:
+    """The held-out prompts that the run reads: to choose the draft by and measure on, or to time the target alone."""
+    recipe, measure = subject.recipe, subject.recipe.measure
+    if recipe.trains:
+        watched, measured = split_heldout(fit, recipe.train.eval_prompts, measure.heldout_prompts)
+        return watched + measured
+    once = distinct(fit)[: measure.heldout_prompts]
+    return once if recipe.has_draft else once[: measure.speed_prompts]
+
+
+def _beyond_draft(subject: Subject, train: list[int], heldout: list[int]) -> str:
     """How many prompts leave no room for an answer in the draft's context, where that is shorter; else ''."""
     recipe, reads = subject.recipe, subject.draft_context
     if reads is None:
         return ""
-    limit, answer = recipe.prompts.max_prompt_tokens, recipe.measure.max_new_tokens
-    kept = [n for n in heldout if not (limit and context) or n <= max(limit, context - answer)]
-    long = sum(n + recipe.capture.max_new_tokens > reads for n in train) + sum(n + answer > reads for n in kept)
+    long = sum(n + recipe.capture.max_new_tokens > reads for n in train)
+    long += sum(n + recipe.measure.max_new_tokens > reads for n in heldout)
     return f"{long} prompts with their answers are longer than the draft's {reads:,} tokens of context" if long else ""
 
 
-def _beyond_when_decoded(subject: Subject, context: int | None) -> str:
+def _beyond_when_decoded(subject: Subject, fit: Sequence[Prompt], context: int | None) -> str:
     """How many prompts leave no room for the answers that are timed or certified, which have lengths of their own."""
     recipe, measure = subject.recipe, subject.recipe.measure
     reads = least_context(context, subject.draft_context)
     if reads is None or measure.against == "server" or not recipe.has_draft:
         return ""
-    held = subject.prompts("heldout").prompts
-    measured = split_heldout(held, recipe.train.eval_prompts, None)[1] if recipe.trains else distinct(held)
-    limit, most = recipe.prompts.max_prompt_tokens, reads
-    if limit is not None and context is not None:
-        most = max(limit, context - measure.max_new_tokens)  # longer ones are left out
+    most = measure.heldout_prompts
+    measured = split_heldout(fit, recipe.train.eval_prompts, most)[1] if recipe.trains else distinct(fit)[:most]
     asked = {measure.speed_tokens: measure.speed_prompts, measure.certificate_tokens: measure.certificate_prompts}
     long = 0
     for answer, prompts in asked.items():
-        long += sum(n <= most and n + answer > reads for n in _token_counts(subject, measured[:prompts]))
+        long += sum(n + answer > reads for n in _token_counts(subject, measured[:prompts]))
     return f"{long} answers would be timed or certified beyond the context of {reads:,} tokens" if long else ""
 
 
@@ -153,17 +170,23 @@ def in_the_template(subject: Subject) -> Finding:
     )
 
 
-def _training_prompts(subject: Subject) -> list[Prompt]:
-    """The prompts that the run will train on, before long ones are left out."""
-    spec = subject.recipe.prompts
-    if spec.train_prompts is None or spec.max_prompt_tokens is not None:  # then the length decides who is chosen
-        return subject.prompts("train").prompts
-    kept, _ = subject.without_overlap
-    return nested_subset(kept, min(spec.train_prompts, len(kept)))  # the check of the overlap says if there are too few
+def _no_longer_than(subject: Subject, prompts: Sequence[Prompt], most: int | None) -> list[Prompt]:
+    """The prompts of at most so many tokens, in their order; all if `most` is None."""
+    if most is None:
+        return list(prompts)
+    longest = _longest(prompts)
+    counts = zip(longest, _token_counts(subject, longest), strict=True)
+    beyond = {id(prompt) for prompt, tokens in counts if tokens > most}
+    return [prompt for prompt in prompts if id(prompt) not in beyond]
+
+
+def _longest(prompts: Sequence[Prompt]) -> list[Prompt]:
+    return sorted(prompts, key=lambda p: sum(len(str(m["content"])) for m in p.messages), reverse=True)[:_LONGEST]
 
 
 def _token_counts(subject: Subject, prompts: Sequence[Prompt]) -> list[int]:
     """Tokens of the longest prompts as the target reads them; an id that it has no embedding for is refused."""
-    longest = sorted(prompts, key=lambda p: sum(len(str(m["content"])) for m in p.messages), reverse=True)[:_LONGEST]
     rows = int(subject.outline.get_input_embeddings().weight.shape[0])
-    return [len(render(subject.tokenizer, p, context_tokens=None, max_new_tokens=0, rows=rows)) for p in longest]
+    return [
+        len(render(subject.tokenizer, p, context_tokens=None, max_new_tokens=0, rows=rows)) for p in _longest(prompts)
+    ]

@@ -416,7 +416,7 @@ def test_a_killed_process_is_resumed_without_answering_a_finished_prompt_again(
     run_until_killed(die, tmp_path / "killed", 3)
     plan = plan_in(tmp_path / "killed", target)
     finished = [line["id"] for line in read_lines(plan.folder / "answers.jsonl")]
-    assert 3 <= len(finished) < 6
+    assert 3 <= len(finished) <= 6  # the writer is a thread of its own, and may be ahead of what is reported
     assert not (plan.folder / "done.json").exists()
     resumed = make_capture(plan, target, batch_size=2)
     assert sorted(generated + finished) == [p.id for p in questions()]
@@ -618,3 +618,14 @@ def test_answers_of_other_settings_other_text_or_with_damage_are_not_copied(tmp_
     with open(first.folder / "signal.bin", "r+b") as file:
         file.write(b"\xff\xff\xff\xff")
     assert len(found(spec, wanted)) == 2
+
+
+@pytest.mark.parametrize("damage", ['{"format": ', "[1]", "\x00" * 40, "null"])
+def test_a_captures_damaged_description_keeps_no_other_one_from_being_made(tmp_path: Path, damage: str):
+    target = loaded(tiny_llama())
+    small = captured(tmp_path, target, questions(3))
+    whole = (small.folder / "spec.json").read_bytes()
+    (small.folder / "spec.json").write_text(damage)
+    assert len(captured(tmp_path, target, questions(5)).answers) == 5
+    assert len(captured(tmp_path, target, questions(3)).answers) == 3
+    assert (small.folder / "spec.json").read_bytes() == whole  # known from the address, and written again

@@ -259,6 +259,18 @@ def test_a_tools_answer_that_the_template_drops_is_refused():
         rendered(make_tokenizer(template + ANSWER), Prompt("p1", asked))
 
 
+def test_tools_that_have_no_place_are_not_called_a_message_of_the_prompt():
+    template = TURNS.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
+    with pytest.raises(DraftbenchError, match="drops the tools of prompt"):
+        rendered(make_tokenizer(template + ANSWER), with_tools({"role": "user", "content": "How is the weather?"}))
+    last = "{% for m in messages[-1:] %}" + TURNS.partition("%}")[2]
+    talk = ({"role": "user", "content": "one"}, {"role": "user", "content": "two"})
+    with pytest.raises(DraftbenchError, match=r"drops message 1 \(user\)"):
+        rendered(
+            make_tokenizer("{{ messages[0]['content'] * (messages | length > 2) }}" + last + ANSWER), with_tools(*talk)
+        )
+
+
 def test_a_template_may_leave_out_earlier_reasoning_and_change_blanks():
     template = (
         "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] | trim }}<|end|>\n"

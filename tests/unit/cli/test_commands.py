@@ -208,6 +208,8 @@ def test_decode_in_a_pipe_prints_the_answer_alone(finished_home: Path, draftbenc
     argmax = draftbench(*arguments, "--temperature", "1", "--proposals", "argmax", "--json").json()
     assert argmax["settings"]["proposals"] == "argmax"
     assert {t["draft_prob"] for r in argmax["rounds"] for t in r["tokens"] if t["fate"] == "rejected"} <= {1.0}
+    parts = [r[part] for r in document["rounds"] for part in ("draft_s", "verify_s", "overhead_s")]
+    assert document["seconds"] == pytest.approx(sum(parts)), "what is done between the rounds is not decoding"
     text = draftbench(*arguments).out
     assert console.harmless(document["text"]).strip() in text
     assert len(draftbench(*arguments, "--refused").out) > len(text)

@@ -51,6 +51,22 @@ def test_refused_tokens_are_shown_where_they_were_proposed_and_only_if_asked_for
     assert sum("strike" in style for style in styles) == 2, "a refused token is struck through, not only coloured"
 
 
+def test_without_styles_refused_tokens_do_not_read_as_the_answer():
+    tokenizer = byte_tokenizer()
+    a, b, c, d = tokenizer.encode("abcd")
+    rounds = [made_round((a, Fate.ACCEPTED), (b, Fate.REJECTED), (c, Fate.DISCARDED), (d, Fate.CORRECTED))]
+    [shown] = console.coloured(rounds, tokenizer, refused=True, styled=False)
+    [hidden] = console.coloured(rounds, tokenizer, refused=False, styled=False)
+    assert (shown.plain, hidden.plain) == ("a[-bc-]d", "ad")
+
+
+def test_plain_decoding_has_no_marks():
+    """Every token of it was bold and underlined, as one that follows a whole proposal."""
+    tokenizer = byte_tokenizer()
+    [text] = console.coloured([made_round((tokenizer.encode("a")[0], Fate.BONUS))], tokenizer, refused=True)
+    assert {str(span.style) for span in text.spans} <= {""}
+
+
 def test_a_token_cannot_steer_the_terminal():
     tokenizer = byte_tokenizer()
     ids = tokenizer.encode("\x1b[2J\r\x07x", add_special_tokens=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from engine.errors import DraftbenchError
@@ -109,8 +111,6 @@ def test_rates_measured_under_other_conditions_are_not_compared(
     run_id = finished[1].json()["run"]
     (finished_home / "runs" / run_id).rename(finished_home / "runs" / "first")
     other = finished_home / "runs" / "other"
-    import shutil
-
     shutil.copytree(finished_home / "runs" / "first", other)
     summary = json.loads((other / "measure" / "summary.json").read_text(encoding="utf-8"))
     summary["conditions"]["num_draft_tokens"] = 7
@@ -124,6 +124,24 @@ def test_rates_measured_under_other_conditions_are_not_compared(
     text = draftbench("compare", "first", "other").out
     assert "num_draft_tokens is 3 in A and 7 in B" in text
     assert "not comparable" in next(line for line in text.splitlines() if " tau " in line)
+
+
+def test_a_comparison_says_on_how_many_prompts_each_rate_is(
+    finished: tuple[Path, Result], finished_home: Path, draftbench: Draftbench
+):
+    """Of answers that are the same in half of the prompts, A's rate is another one than `show` prints of it."""
+    run = finished_home / "runs" / finished[1].json()["run"]
+    shutil.copytree(run, run.with_name("other"))
+    table = pd.read_parquet(run.with_name("other") / "measure" / "prompts.parquet")
+    changed = table.prompt_id == table.prompt_id.iloc[0]
+    table.assign(answer=table.answer.where(~changed, "another")).to_parquet(
+        run.with_name("other") / "measure" / "prompts.parquet"
+    )
+    text = draftbench("compare", run.name, "other").out
+    assert "n: the prompts that were paired" in " ".join(text.split())
+    columns, exact_row = (line.split() for line in text.splitlines() if line.startswith(("T  ", "0  exact")))
+    assert columns[-1] == "n"
+    assert int(exact_row[-1]) == table.prompt_id.nunique() - 1
 
 
 @pytest.mark.slow

@@ -49,3 +49,36 @@ def test_a_run_that_was_cancelled_is_an_error(run: RunFolder):
     run.set_status(state="cancelled")
     with pytest.raises(DraftbenchError, match="is cancelled"):
         following.follow(Home(run.path.parent.parent), run)
+
+
+def test_why_a_run_waits_is_said(run: RunFolder, capsys: pytest.CaptureFixture[str]):
+    run.log("of an earlier session")
+    words = "no node of the cluster has what the run asks for"
+
+    def work() -> None:
+        run.log(words)
+        moved.wait(0.2)
+        run.set_status(state="running", host="n1", phase="train")
+        moved.wait(0.2)
+        run.log("trained")
+        run.set_status(state="done")
+
+    moved = threading.Event()
+    worker = threading.Timer(0.2, work)
+    worker.start()
+    following.follow(Home(run.path.parent.parent), run)
+    worker.join()
+    assert capsys.readouterr().err.splitlines() == ["waiting at ray://head:1", words, "train on n1"]
+
+
+def test_a_log_is_read_from_the_first_look_on(run: RunFolder):
+    log = following.NewLines()
+    run.log("before")
+    assert log.read(run) == []
+    run.log("one")
+    with open(run.path / "log.txt", "a", encoding="utf-8") as file:
+        file.write("2026-01-01 00:00:00 half")
+    assert log.read(run) == ["one"]
+    log.forget(run)
+    run.log(" a line")
+    assert log.read(run) == []

@@ -9,9 +9,12 @@ import pytest
 from engine.cli.app import main
 
 REFUSED = {
-    "measure latest": "only `train` and `run` share theirs",
-    "study list": "only `train` and `run` share theirs",
-    "run recipes/smoke.yaml --queue": "only `train` and `run` share theirs",
+    "measure latest": "`draftbench measure` was started as 2 processes",
+    "study list": "`draftbench study` was started as 2 processes",
+    "run recipes/smoke.yaml --queue": "`draftbench run --queue` was started as 2 processes",
+    "run recipes/smoke.yaml --on ray": "`draftbench run --on` was started as 2 processes",
+    "run recipes/smoke.yaml --on=local": "`draftbench run --on` was started as 2 processes",
+    "run recipes/smoke.yaml --plan": "only `train` and `run`, where they work here, share theirs",
     "train recipes/smoke.yaml": "a recipe begins a new run",
 }
 

@@ -61,10 +61,18 @@ def test_an_address_means_the_same_to_all_who_read_it(address: str, variable: st
     assert full_address(address, {"RAY_ADDRESS": variable}) == full
 
 
-@pytest.mark.parametrize("address", ["ray://", "ray://head", "ray://head:port", "ray://:1", "ray-gcs://head:99999"])
+@pytest.mark.parametrize(
+    "address", ["ray://", "ray://head", "ray://head:port", "ray://:1", "ray-gcs", "ray-gcs://head:99999"]
+)
 def test_an_address_that_is_none_is_refused(address: str):
     with pytest.raises(DraftbenchError, match="not the address"):
         place(address)
+
+
+@pytest.mark.parametrize("variable", ["http://head:8265", "ray-gcs://head:6379", "ray://head", "head"])
+def test_a_variable_that_names_no_cluster_is_refused(variable: str):
+    with pytest.raises(DraftbenchError, match=f"RAY_ADDRESS is '{variable}'"):
+        full_address("ray", {"RAY_ADDRESS": variable})
 
 
 def test_a_cluster_that_does_not_answer_is_refused_before_anything_is_queued(tmp_path: Path):

@@ -59,6 +59,12 @@ def test_what_changes_the_draft_or_its_rate_stays(change: str):
     assert decisive(values(change)) != decisive(values())
 
 
+def test_with_dropout_in_an_adapter_the_size_of_a_pass_changes_the_weights():
+    dropout, other = "draft.lora={dropout: 0.1}", "train.micro_batch_tokens=9"
+    assert decisive(values(dropout)) != decisive(values(dropout, other))
+    assert decisive(values("draft.lora={rank: 4}")) == decisive(values("draft.lora={rank: 4}", other))
+
+
 def test_a_stream_has_no_epochs_steps_or_batches_of_the_recipe():
     stream = "train.mode=online"
     assert decisive(values(stream, "train.max_steps=9", "train.batch_size=2", "train.epochs=1")) == decisive(

@@ -341,6 +341,36 @@ def test_a_recipe_of_another_kind_is_not_sent_to_the_schema_of_a_run():
     assert "draftbench schema" not in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("draft.layers=x", "draft.layers: "),
+        ("draft.layers=[0, x]", "draft.layers.1: "),
+        ("capture.batch_size=0", "capture.batch_size: "),
+        ("train.loss=[{name: sft, weight: x}]", "train.loss.0.weight: "),
+        ("target={device_map: auto, max_memory_gb: {cpu: x}}", "target.max_memory_gb.cpu: "),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_key_alone(setting: str, key: str):
+    with pytest.raises(DraftbenchError) as refused:
+        parse_recipe(apply_overrides({"prompts": {"train": "a", "heldout": "b"}}, [setting]))
+    assert key in refused.value.what
+    assert "int:" not in refused.value.what
+    assert "]:" not in refused.value.what
+
+
+def test_a_target_alone_without_timing_leaves_nothing_to_measure():
+    values = {
+        "task": "measure",
+        "draft": {"init": "none"},
+        "prompts": {"heldout": "b.jsonl"},
+        "measure": {"speed_prompts": 0},
+    }
+    with pytest.raises(DraftbenchError, match="speed is all that can be measured"):
+        parse_recipe(values)
+    assert parse_recipe(values, stored=True).measure.speed_prompts == 0  # a run of an earlier version can be read
+
+
 def test_a_recipe_cannot_be_changed_after_its_check():
     with pytest.raises(ValueError, match="frozen"):
         recipe().train.epochs = 5.0  # type: ignore[misc]

@@ -7,7 +7,14 @@ import random
 import pytest
 
 from engine.chat.prompt import Prompt
-from engine.data.overlap import duplicates_within, jaccard, normalise, remove_overlap, shingles
+from engine.data.overlap import (
+    duplicates_within,
+    jaccard,
+    normalise,
+    remove_overlap,
+    repeats_in_context,
+    shingles,
+)
 from engine.errors import DraftbenchError
 
 
@@ -194,3 +201,48 @@ def test_characters_that_are_not_seen_hide_no_repeat(character: str):
     assert (kept, repeat.prompt_id, repeat.kind) == ([clear], "t", "exact")
     assert remove_overlap([ask("t", question)], [ask("h", hidden)])[1][0].kind == "exact"
     assert remove_overlap([ask("t", character)], heldout)[1] == []
+
+
+def _talk(prompt_id: str, *asked: str) -> Prompt:
+    turns = [({"role": "user", "content": text}, {"role": "assistant", "content": "Well."}) for text in asked]
+    return Prompt(prompt_id, tuple(message for turn in turns for message in turn)[:-1])
+
+
+def test_a_short_follow_up_repeats_only_one_of_the_same_conversation():
+    held = _talk("h", "Tell me about the whales of the south.", "Please continue.")
+    train = [
+        _talk("other", "Explain how a violin is built.", "Please continue."),
+        _talk("same", "Tell me about the whales of the south", "please continue"),
+        _talk("earlier", "Explain a glacier.", "Please continue.", "And how fast does one move in winter?"),
+        _talk("alone", "Please continue."),
+    ]
+    kept, removed = remove_overlap(train, [held])
+    assert [prompt.id for prompt in kept] == ["other", "earlier"]
+    assert [repeat.prompt_id for repeat in removed] == ["same", "alone"]
+
+
+def test_a_whole_question_repeats_another_one_whatever_came_before_it():
+    held = _talk("h", "Hello!", "Which enzyme copies DNA into RNA in a bacterium?")
+    train = [_talk("t", "Good evening to you.", "Which enzyme copies DNA into RNA in a bacterium?")]
+    assert remove_overlap(train, [held])[0] == []
+
+
+def test_repeats_in_context_have_the_same_tools_and_earlier_questions():
+    prompts = [
+        _talk("a", "Tell me about whales.", "Please continue."),
+        _talk("b", "Explain a violin.", "Please continue."),
+        _talk("c", "Tell me about whales", "Please continue!"),
+        ask("d", "Book a table for two tomorrow", "book"),
+        ask("e", "Book a table for two tomorrow", "reserve"),
+        ask("f", "Book a table for two, tomorrow", "book"),
+    ]
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "book", "arguments": {}}}]}
+    answer = {"role": "tool", "content": "Table 7 is yours."}
+    prompts.append(Prompt("g", (*prompts[3].messages, called, answer), prompts[3].tools))
+    assert [repeat.prompt_id for repeat in repeats_in_context(prompts)] == ["c", "f"]
+
+
+def test_signs_of_arithmetic_make_other_questions_in_context():
+    texts = ["What is 6*3?", "What is 6/3?", "What is 6 * 3 ?", "What is 6*3??"]
+    prompts = [ask(str(number), text) for number, text in enumerate(texts)]
+    assert [(repeat.prompt_id, repeat.kind) for repeat in repeats_in_context(prompts)] == [("3", "exact")]

@@ -12,6 +12,7 @@ import pytest
 
 from engine.chat.prompt import Prompt
 from engine.config.schema import PromptSource
+from engine.data.columns import remarks
 from engine.data.readers import PromptSet, read_prompts
 from engine.errors import DraftbenchError
 
@@ -525,3 +526,24 @@ def test_file_without_a_good_row_is_an_error_even_with_skip_bad(tmp_path):
 def test_missing_file_is_an_error(tmp_path):
     with pytest.raises(DraftbenchError, match="no such file"):
         read(tmp_path / "none.jsonl")
+
+
+def test_sources_that_share_name_and_folder_get_ids_of_their_own(tmp_path):
+    jsonl, csv = tmp_path / "train.jsonl", tmp_path / "train.csv"
+    jsonl.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    csv.write_text("prompt\nc\n")
+    both = read_prompts([PromptSource(path=str(jsonl)), PromptSource(path=str(csv))], skip_bad=True)
+    folder = tmp_path.name
+    assert [prompt.id for prompt in both.prompts] == [f"{folder}-train-1", f"{folder}-train-2", f"{folder}-train-b2-2"]
+    with pytest.raises(DraftbenchError, match="used before"):
+        read_prompts([PromptSource(path=str(jsonl))] * 2)
+
+
+def test_files_of_a_folder_that_datasets_leaves_out_are_named(tmp_path):
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    for name in ("train.jsonl", "part2.jsonl", "test.jsonl"):
+        (folder / name).write_text('{"prompt": "a"}\n')
+    (info,) = read_prompts([PromptSource(path=str(folder))]).sources
+    assert info["unread"] == ["part2.jsonl"]
+    assert any("part2.jsonl" in line for line in remarks(info))

@@ -7,7 +7,9 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from engine.decode.attention import packed, packed_attention
+from engine.decode.slot_runner import SlotRunner
 from tests.conftest import tiny_llama
+from tests.operators import Operators
 from tests.tiny_decoders import KINDS, made
 
 torch.set_num_threads(1)
@@ -48,6 +50,34 @@ def test_without_a_mask_or_with_more_than_a_mask_it_is_left_to_transformers():
     bias = torch.randn(1, HEADS, 4, SLOTS)
     expected, _ = sdpa_attention_forward(module, query, key, value, mask, position_bias=bias)
     torch.testing.assert_close(packed_attention(module, query, key, value, mask, position_bias=bias)[0], expected)
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_mask_is_made_ready_once_for_all_layers(width):
+    counts = {}
+    for layers in (1, 3):
+        runner = SlotRunner(tiny_llama(layers=layers), recorded=True)
+        runner.feed([[5] * 6], last=1)
+        with Operators() as seen:
+            runner.feed([[7] * width], last=1)
+        assert seen.counts["embedding"] == 1, "the step itself was counted"
+        counts[layers] = {name: seen.counts[name] for name in ("where", "repeat", "scalar_tensor", "fill", "full")}
+    assert counts[1] == counts[3]
+    assert counts[1]["where"] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_mask_made_ready_gives_the_same_bits(dtype, width):
+    module, query, key, value, mask = inputs(dtype, 3, width, 2)
+    expected, _ = packed_attention(module, query, key, value, mask)
+    with packed(tiny_llama()):
+        for _ in range(2):
+            assert torch.equal(packed_attention(module, query, key, value, mask)[0], expected)
+    mask = mask.repeat(1, 1, 2, 1) if width > 1 else mask
+    grouped = query.reshape(3, HEADS // 2, 2 * width, SIZE)
+    plain = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask)
+    assert torch.equal(plain.reshape(query.shape).transpose(1, 2), expected)
 
 
 @pytest.mark.slow

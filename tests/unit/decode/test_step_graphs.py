@@ -1,7 +1,7 @@
 """Recorded steps: on a CPU their functions are called plainly, so what is tested here is all but the graph itself."""
 
 import gc
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_nothing_is_left_to_a_model_whose_weights_have_moved():
 
 
 def test_a_step_that_cannot_be_recorded_is_run_as_it_is(monkeypatch, caplog):
-    def fails(self, step, pool, on_gpu):
+    def fails(self, step, pool, device, side):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(step_graphs._Recorded, "record", fails)
@@ -90,6 +90,38 @@ def test_a_step_that_cannot_be_recorded_is_run_as_it_is(monkeypatch, caplog):
         torch.testing.assert_close(runner.feed(pending, last=1), plain.feed(pending, last=1), rtol=1e-4, atol=1e-4)
     assert len([r for r in caplog.records if "without CUDA graphs" in r.message]) == 1
     assert runner.graphs.failed
+
+
+def test_a_step_for_which_memory_did_not_suffice_is_not_taken_for_recorded(monkeypatch):
+    """A caller may halve its batch, decode on, and come back to this shape."""
+    model = tiny_llama()
+    with monkeypatch.context() as patched:
+
+        def no_memory(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        patched.setattr(step_graphs._Recorded, "record", no_memory)
+        first = SlotRunner(model, recorded=True)
+        first.feed([[5] * 4], last=1)
+        with pytest.raises(torch.OutOfMemoryError):
+            first.feed([[7]], last=1)
+        first.close()
+    second, plain = SlotRunner(model, recorded=True), SlotRunner(model)
+    assert second.graphs is first.graphs
+    for pending in ([[5] * 4], [[7]]):
+        torch.testing.assert_close(second.feed(pending, last=1), plain.feed(pending, last=1), rtol=1e-4, atol=1e-4)
+
+
+def test_all_steps_of_a_runner_are_recorded_on_one_stream(streams, monkeypatch):
+    made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or Stream("side"))
+    monkeypatch.setattr(step_graphs, "at_card", lambda device: nullcontext())
+    graphs = StepGraphs(tiny_llama())
+    graphs._device = torch.device("cuda", 0)
+    for width in (1, 2, 3):
+        graphs.run(lambda ids, starts: ids, torch.zeros(1, width), torch.zeros(1), 256, 0)
+    assert len(graphs) == 3
+    assert len(made) == 1
 
 
 @pytest.mark.slow
@@ -120,6 +152,25 @@ def test_graphs_belong_to_the_card_of_the_model():
     for pending in (PROMPTS, [[7]] * 5, [[8]] * 5, [[9]] * 5):
         torch.testing.assert_close(recorded.feed(pending, last=1), plain.feed(pending, last=1), rtol=1e-3, atol=1e-3)
     assert not recorded.graphs.failed
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_round_does_not_ask_the_models_where_they_are(monkeypatch, temperature):
+    """They look through their modules for it, and a GPU waits meanwhile."""
+    monkeypatch.setattr(
+        runner_module,
+        "SlotRunner",
+        lambda model, *, is_draft, slots: SlotRunner(model, is_draft=is_draft, slots=slots, recorded=True),
+    )
+    target, draft, asked = tiny_llama(), noisy_copy(), []
+    found = type(target).device
+    monkeypatch.setattr(type(target), "device", property(lambda self: asked.append(1) or found.fget(self)))
+    settings = DecodeSettings(Sampling(temperature), FixedLength(2), 30, frozenset())
+    counts = []
+    for _ in speculative_decode(target, draft, [[5, 6, 7]], settings):
+        counts.append(len(asked))
+    assert len(counts) > 6
+    assert counts[-2] == counts[3], "steps of all shapes but the last are recorded by then"
 
 
 class Stream(str):
@@ -174,7 +225,8 @@ def test_a_step_is_recorded_on_a_stream_of_its_own_card(streams):
     entered, _ = streams
     met = []
     one = step_graphs._Recorded(torch.zeros(1, 1), torch.zeros(1))
-    one.record(lambda ids, starts: met.append(entered[-1]) or ids, None, torch.device("cuda", 1))
+    device = torch.device("cuda", 1)
+    one.record(lambda ids, starts: met.append(entered[-1]) or ids, None, device, torch.cuda.Stream(device))
     assert met == ["side of 1"] * 3, "two that warm up, and the one that is recorded"
     assert entered[-1] == "main of 0"
 
@@ -183,6 +235,7 @@ def test_a_recording_that_fails_leaves_its_stream(streams, monkeypatch):
     entered, graph = streams
     monkeypatch.setattr(graph, "fails", True)
     one = step_graphs._Recorded(torch.zeros(1, 1), torch.zeros(1))
+    device = torch.device("cuda", 1)
     with pytest.raises(RuntimeError, match="during capture"):
-        one.record(lambda ids, starts: ids, None, torch.device("cuda", 1))
+        one.record(lambda ids, starts: ids, None, device, torch.cuda.Stream(device))
     assert entered[-1] == "main of 0"

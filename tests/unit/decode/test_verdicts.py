@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from engine.decode.acceptance_rule import judge, judge_greedy_rows, judge_rows
-from engine.decode.sampling import one_hot, overlap
+from engine.decode.acceptance_rule import choices_of, judge, judge_greedy_rows, judge_rows
+from engine.decode.device import to_host
+from engine.decode.sampling import NOT_NUMBERS, Sampling, one_hot, overlap
+from engine.decode.speculative import Proposal, _verdicts
+from tests.operators import Operators
 
 VOCAB, GAMMA, ROWS = 300, 4, 64  # more ids than one block of the draw
 
@@ -58,6 +61,27 @@ def test_greedy_verdicts_are_those_of_one_hot_distributions():
     choices = torch.randint(0, 3, (ROWS, GAMMA + 1), generator=torch.Generator().manual_seed(5))
     choices[::2, :GAMMA] = proposed[::2]  # every second row agrees throughout
     slow = judge_rows(one_hot(choices, VOCAB), one_hot(proposed, VOCAB), proposed, uniforms, gammas)
-    fast = judge_greedy_rows(choices, proposed, gammas)
-    for slow_column, fast_column in zip(slow.columns(), fast.columns(), strict=True):
-        assert torch.equal(slow_column, fast_column)
+    fast = judge_greedy_rows(choices.tolist(), proposed.tolist(), gammas.tolist())
+    assert list(fast) == to_host(*slow.columns())
+
+
+def test_at_temperature_zero_the_device_only_chooses():
+    """On a GPU every operator here is time in which it does not decode."""
+    logits = torch.randn(2, GAMMA + 1, VOCAB, generator=torch.Generator().manual_seed(0))
+    choices = logits.argmax(-1)
+    proposal = Proposal(choices[:, :GAMMA].clone(), None)
+    proposal.ids[1, 2] += 1
+    deciding = torch.zeros(2, GAMMA + 1)
+    with Operators() as seen:
+        _, columns = _verdicts(logits, proposal, deciding, [GAMMA, GAMMA], Sampling(0.0))
+    assert sum(seen.counts.values()) <= 7, seen.counts
+    assert columns[:3] == (proposal.ids.tolist(), [[GAMMA], [2]], [[int(choices[0, GAMMA])], [int(choices[1, 2])]])
+
+
+def test_no_choice_is_read_behind_logits_that_are_no_numbers():
+    logits = torch.zeros(3, 2, 8)
+    logits[0, 1, 3], logits[1, 0, 3] = float("nan"), float("inf")
+    choices = choices_of(logits)
+    assert choices.tolist() == [[0, NOT_NUMBERS], [NOT_NUMBERS, 0], [0, 0]]
+    accepted, next_tokens, *_ = judge_greedy_rows(choices.tolist(), [[0], [0], [0]], [1, 1, 1])
+    assert (accepted, next_tokens) == ([[1], [0], [1]], [[NOT_NUMBERS], [NOT_NUMBERS], [0]])

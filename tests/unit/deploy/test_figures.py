@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from engine.deploy.figures import Figure, Served, _holm, by_place, ratio_over_requests
+from engine.deploy.figures import Figure, Served, Z, _holm, by_place, headline, ratio_over_requests
 from engine.deploy.prediction import Prediction
 from engine.measure.statistics import bootstrap_ratio
 from engine.measure.text_rounds import TextRounds
@@ -76,3 +76,18 @@ def test_a_distance_that_is_no_number_is_said_in_words():
     assert [figure.apart for figure in at_places(0.44, -3.7, float("nan"), float("-inf"))] == [
         *("+0.4", "-3.7", "–", "no spread")
     ]
+
+
+@pytest.mark.parametrize("accepted", [2, 118])
+def test_an_interval_from_totals_ends_where_the_figure_does_and_the_distance_does_not_shrink(accepted):
+    """118 of 120 accepted tokens were shown as 0.983 [0.944, 1.023]; of 2, the part below 0 that was cut off made the
+    standard error smaller by a third, so that a server was sooner said to differ."""
+    totals = RoundTotals(requests=2, rounds=40, proposed=120, accepted=accepted)
+    share, length = headline(evenly((4.0, 4.0, 4.0)), Served(totals))
+    assert 0 <= share.served.low < share.served.value < share.served.high <= 1
+    assert 1 <= length.served.low < length.served.value < length.served.high <= 4
+    mean = accepted / 40
+    error = math.sqrt(mean * (3 - mean) / 40) / 3
+    assert share.distance == pytest.approx((accepted / 120 - 0.4) / error)
+    assert length.distance == pytest.approx(share.distance)
+    assert share.served.high - share.served.low < 2 * Z * error

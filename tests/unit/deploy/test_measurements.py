@@ -46,6 +46,15 @@ def test_what_is_kept_is_what_is_read_again(tmp_path: Path):
     assert (tmp_path / "served" / "one" / str(file.kept_as)).read_bytes() == raw.raw
 
 
+def test_the_same_files_twice_are_said_to_be_one_measurement(tmp_path: Path):
+    first, again, other = as_file(recorded.VLLM), as_file(recorded.VLLM), document("x.json", b"{}")
+    assert not keep(tmp_path, "one", measured(), [first]).notes
+    assert not keep(tmp_path, "other", measured(), [other]).notes
+    assert not keep(tmp_path, "probed", measured()).notes
+    (note,) = keep(tmp_path, "again", measured(), [again]).notes
+    assert note == "it was read from the same files as one, so the two are one measurement"
+
+
 def test_large_files_are_named_and_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measurements, "MOST_COPIED_BYTES", 10)
     kept = keep(tmp_path, "one", measured(), [as_file(recorded.VLLM)])

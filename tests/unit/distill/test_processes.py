@@ -360,3 +360,16 @@ def test_a_stop_while_the_reason_is_waited_for_is_the_failure_of_the_lost_proces
     failure = seen.failure()
     assert failure is not None
     assert "lost another one: Connection closed by peer" in failure.what
+
+
+@pytest.mark.parametrize("stop", [Cancelled("run"), KeyboardInterrupt()])
+def test_another_process_that_was_asked_to_stop_has_not_failed(stop: BaseException, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_REASON_S", 0.0)
+    store = HashStore()
+    first, second = Processes(0, 2, store), Processes(1, 2, store)
+    assert second.end_with_first(stop) is None
+    assert first.failure() is first.failure(aside=True) is None  # else a run that was cancelled would be a failed one
+    said = first._lost(RuntimeError("Connection closed by peer"))
+    assert "lost another one" in str(said)
+    monkeypatch.setattr(module, "_REASON_S", 1.0)
+    assert "process 2 of 2 has ended: it was asked to stop" in str(first._lost(RuntimeError("closed")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from typing import Any
@@ -138,6 +139,11 @@ def test_a_step_of_tokens_takes_about_that_many(tokens: int, epochs: float):
         assert 0 <= lost <= epochs
     else:
         assert sum(seen.values()) <= math.ceil(len(LENGTHS) * epochs)
+
+
+def test_the_steps_of_tokens_can_be_written_to_a_checkpoint():
+    passes = Passes(LENGTHS, settings(epochs=2, batch_tokens=40))
+    assert json.loads(json.dumps(passes.steps)) == passes.steps > 1
 
 
 def test_one_epoch_of_token_steps_is_each_answer_once():

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -286,6 +287,21 @@ def test_a_card_of_figures_without_intervals_or_values(run: RunFolder, missing: 
     card = model_card(run.id, run.recipe(), Summary.parse(summary)[0], Provenance())
     assert "None" not in card
     assert "nan" not in card
+
+
+def test_a_card_says_how_tokens_were_proposed_and_leaves_out_what_is_not_known(run: RunFolder):
+    """A measurement with argmax proposals and an adaptive gamma had the card of one without; an early one said
+    'gamma None, None on None, top-p nan'."""
+    document = run.summary().document()
+    document["conditions"] |= {"adaptive": True, "proposals": "argmax", "num_draft_tokens": 5}
+    card = model_card(run.id, run.recipe(), Summary.parse(document)[0], Provenance())
+    assert "Conditions: gamma up to 5, by the acceptance, argmax proposals, " in card
+    document["conditions"] = {"seed": 7}
+    for row in document["metrics"]:
+        row.pop("n_tokens")
+    card = model_card(run.id, run.recipe(), Summary.parse(document)[0], Provenance())
+    assert "Conditions: seed 7. " in card
+    assert not {"None", "nan"} & set(re.findall(r"\w+", card))
 
 
 def test_an_export_that_is_stopped_while_it_writes_ends_soon_and_leaves_nothing(

@@ -446,8 +446,11 @@ def test_bad_rows_are_reported_and_stop_the_import(tmp_path: Path):
 
 
 def test_a_log_without_a_good_row_is_an_error_even_if_bad_rows_are_skipped(tmp_path: Path):
-    with pytest.raises(DraftbenchError, match="2 of 2 rows"):
+    with pytest.raises(DraftbenchError, match="2 of 2 rows") as caught:
         imported(tmp_path, [{"text": "a"}, {"text": "b"}], skip_bad=True)
+    assert "--skip-bad" not in caught.value.fix
+    with pytest.raises(DraftbenchError, match="is empty"):
+        imported(tmp_path, [])
 
 
 def test_an_id_that_comes_twice_is_a_bad_row(tmp_path: Path):
@@ -632,3 +635,44 @@ def test_two_columns_that_say_two_things_are_refused_or_counted(tmp_path: Path):
     path.write_text(json.dumps({"messages": [user("b")], "prompt": "a"}))
     translated = read_prompts([PromptSource(path=str(path))]).sources[0]["translated"]
     assert translated == {"'prompt' left aside beside 'messages', which says something else": 1}
+
+
+def test_conversations_that_end_with_the_same_follow_up_are_not_repeats(tmp_path: Path):
+    rows = [
+        {"messages": [user(question(n)), assistant("One."), user("Please continue."), assistant("Two.")]}
+        for n in range(40)
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[3]]))
+    summary = import_logs([LogSource(path=str(tmp_path / "log.jsonl"))], tmp_path / "out", ImportOptions())
+    removed = {step["step"]: step["removed"] for step in summary["steps"]}
+    assert removed["exact repeat of an earlier one"] == 1
+    assert removed["exact repeat of a held-out one"] == 0
+    assert summary["counts"]["train"] + summary["counts"]["heldout"] == 40
+
+
+def test_replacements_are_counted_in_the_written_prompts_alone(tmp_path: Path):
+    rows = [{"messages": [user(f"{question(n)} Write to anna@example.org.")]} for n in range(30)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 3))
+    summary = import_logs([LogSource(path=str(tmp_path / "log.jsonl"))], tmp_path / "out", ImportOptions())
+    written = "".join((tmp_path / "out" / f"{side}.jsonl").read_text() for side in ("train", "heldout"))
+    assert summary["pii"]["found"] == {"EMAIL": written.count("<EMAIL_1>")}
+    assert summary["pii"]["prompts"] == written.count("\n") == 30
+
+
+def test_rows_that_are_left_out_are_named_with_their_reason(tmp_path: Path, draftbench: Draftbench):
+    bad = [{"id": 1, "prompt": "river of stones"}, {"id": "1", "prompt": "x"}, {"id": "a@b.org", "role": "a@b.org"}]
+    path = log(tmp_path, [*chats(40), *bad, *[{"text": "a"}] * 5])
+    shown = draftbench("data", "import", str(path), "--out", str(tmp_path / "out"), "--skip-bad")
+    assert "left out: log.jsonl:42: the id '1' was used before" in shown.out
+    assert "left out: 2 more" in shown.out
+    kept = json.loads((tmp_path / "out" / "import.json").read_text())
+    assert (kept["bad_rows"], len(kept["bad_examples"])) == (7, 5)
+    assert "a@b.org" not in json.dumps(kept)
+
+
+def test_an_import_that_holds_nothing_out_names_no_empty_file_for_a_recipe(tmp_path: Path, draftbench: Draftbench):
+    path = log(tmp_path, [{"prompt": "Tell me about the river of stones"}])
+    shown = draftbench("data", "import", str(path), "--out", str(tmp_path / "out"), "--heldout-share", "0.0001")
+    output = " ".join(shown.out.split())
+    assert "no prompt is held out" in output
+    assert "prompts.heldout:" not in output

@@ -101,6 +101,14 @@ FOUND = {
     "password: hunter2!": "password: <PASSWORD_1>!",
     "密码是abc12345，别告诉别人": "密码是<PASSWORD_1>，别告诉别人",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA1234567890\n-----END RSA PRIVATE KEY-----": "<KEY_1>",
+    "mein Passwort ist Hund1234!": "mein Passwort ist <PASSWORD_1>!",
+    "contraseña: Hola1234": "contraseña: <PASSWORD_1>",
+    "mot de passe : Azerty12": "mot de passe : <PASSWORD_1>",
+    "пароль: qwerty123": "пароль: <PASSWORD_1>",
+    "パスワード: abc12345": "パスワード: <PASSWORD_1>",
+    "비밀번호: abc12345": "비밀번호: <PASSWORD_1>",
+    "teléfono 612 34 56 78": "teléfono <PHONE_1>",
+    "第１２章，１３８００１３８０００": "第１２章，<PHONE_1>",
 }
 
 KEPT = [
@@ -221,6 +229,11 @@ KEPT = [
     "US12345678",
     "000-12-3456",
     "Tokyo 2020",
+    "Das Passwort ist falsch",
+    "le mot de passe est incorrect",
+    "телефон 2021 года",
+    "Handy 2019 model",
+    "価格は１２３４５６７円",
 ]
 
 
@@ -370,3 +383,7 @@ def test_no_text_takes_long(unit: str):
         started = time.process_time()
         kind.pattern.sub("", text)
         assert time.process_time() - started < 2, kind
+
+
+def test_two_keys_of_one_placeholder_keep_both_values():
+    assert Scrubber().value({"a@b.org": 1, "A@B.org": 2}) == {"<EMAIL_1>": 1, "<EMAIL_1>'": 2}

@@ -255,6 +255,15 @@ def test_a_torn_raw_file_is_cut_to_whole_batches_and_filled_again(recipe: Path, 
     assert again == whole
 
 
+def test_tool_sets_that_are_too_long_are_counted(recipe: Path, draftbench: Draftbench, tmp_path: Path):
+    long = {"type": "function", "function": {"name": "rain", "description": "x" * 400, "parameters": {}}}
+    rows = [*(tmp_path / "tools.jsonl").read_text().splitlines(), json.dumps({"prompt": "Well?", "tools": [long]})]
+    (tmp_path / "tools.jsonl").write_text("\n".join(rows))
+    settings = ("--set", "tools_from=tools.jsonl", "--set", "max_tools_characters=300", "--set", "queries=4")
+    shown = draftbench("data", "magpie", str(recipe), *settings)
+    assert "offered: 2; left out as longer than max_tools_characters 300: 1." in " ".join(shown.out.split()), shown.err
+
+
 def test_ctrl_c_keeps_whole_batches_and_the_same_command_goes_on(recipe: Path, draftbench: Draftbench, monkeypatch):
     real, calls = generation._write_batch, []
 

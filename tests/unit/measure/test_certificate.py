@@ -217,7 +217,7 @@ def test_a_text_is_proven_by_its_tokens_and_its_end(monkeypatch, text, proven):
 
 
 def test_greedy_identity_fails_in_float32_with_a_wrong_rule(monkeypatch):
-    monkeypatch.setattr(acceptance_rule, "kept_before_refusal", accept_all)
+    monkeypatch.setattr(acceptance_rule, "kept_choices", lambda choices, proposed, gamma: gamma)
     # Plain rounds propose nothing, so the rule leaves them alone.
     check = greedy_identity(TARGET, NOISY, PROMPTS, SHORT)
     assert check.passed is False
@@ -227,7 +227,7 @@ def test_greedy_identity_fails_in_float32_with_a_wrong_rule(monkeypatch):
 
 def test_in_bfloat16_the_margin_where_texts_part_is_reported_and_nothing_fails(monkeypatch):
     target, draft = copy.deepcopy(TARGET).bfloat16(), copy.deepcopy(NOISY).bfloat16()
-    monkeypatch.setattr(acceptance_rule, "kept_before_refusal", accept_all)
+    monkeypatch.setattr(acceptance_rule, "kept_choices", lambda choices, proposed, gamma: gamma)
     check = greedy_identity(target, draft, PROMPTS, SHORT)
     assert (check.name, check.passed) == ("greedy_margins_low_precision", None)
     assert check.figures["dtype"] == "bfloat16"

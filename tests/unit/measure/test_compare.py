@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -103,6 +104,22 @@ def test_the_difference_is_paired_by_prompt_not_by_place(folders, tmp_path):
     shuffled = compared(edited(folders, tmp_path, "prompts", lambda t: t.sample(frac=1, random_state=0)))
     for metric in RATES:
         assert row(shuffled, metric).difference.as_dict() == pytest.approx(row(whole, metric).difference.as_dict())
+
+
+def test_the_order_of_the_prompts_changes_no_interval():
+    """The command read them from files and the page from the index, in other orders, and printed other intervals."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(10, 60, 40)
+    sides = [
+        pd.DataFrame(
+            {"n_positions": lengths, "answer": "same", "exact_sum": rng.uniform(0.1, 0.9, 40) * lengths},
+            index=[f"p{i}" for i in range(40)],
+        )
+        for _ in "ab"
+    ]
+    other = rng.permutation(40)
+    changes = [paired(*some, "exact").difference() for some in (sides, [side.iloc[other] for side in sides])]
+    assert changes[0] == changes[1]
 
 
 def test_a_draft_against_itself_differs_by_nothing(folders):

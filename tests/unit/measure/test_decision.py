@@ -177,6 +177,7 @@ def test_no_sentence_anywhere_says_faster_or_serve_of_an_interval_that_holds_1(
         beats = [ratio is not None and known(ratio) and ratio.low > 1 for ratio in (plain, generate)]
         served += decision.answer == "serve it"
         assert (decision.answer == "serve it") == (all(beats) and subject != "target alone")
+        assert " RUN" not in card, "commands name the run"
         for text in texts:
             assert ("Serve it" in text) == (decision.answer == "serve it")
             if not any(beats):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from engine.measure.speed_words import describe, load_words, measured_where, verdict
+from engine.measure.speed_words import compared, describe, load_words, measured_where, verdict
 from engine.numbers import bounds, interval, number
 from engine.records.interval import Interval
 from engine.records.provenance import Machine, MeasuredBy, Provenance
@@ -95,3 +95,19 @@ def test_too_few_prompts_have_their_number_in_place_of_bounds():
     assert describe(Speed(speedup=few)) == "1.50x plain decoding (n = 4): not known to be faster"
     assert (interval(few), bounds(few)) == ("1.500 (n = 4)", "-")
     assert interval(ratio(1.5, 1.4, 1.6, n=6), 2) == "1.50 [1.40, 1.60]"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "words"),
+    [
+        (1.2841, 1.25, 1.3, "1.28x plain decoding [1.25, 1.30]: faster"),
+        (1.0034, 1.0012, 1.0049, "1.003x plain decoding [1.001, 1.005]: faster"),
+        (0.9974, 0.9951, 0.9988, "0.997x plain decoding [0.995, 0.999]: slower"),
+        (1.0001, 1.00006, 1.0002, "1.0001x plain decoding [1.0001, 1.0002]: faster"),
+        (1.07, 0.999, 1.18, "1.07x plain decoding [1.00, 1.18]: not clearly faster"),
+        (1.07, math.nan, math.nan, "1.07x plain decoding: not known to be faster"),
+    ],
+)
+def test_no_rounding_hides_why_a_ratio_is_called_faster(value: float, low: float, high: float, words: str):
+    """1.0034 [1.0012, 1.0049] was printed as '1.00x plain decoding [1.00, 1.00]: faster'."""
+    assert compared(Interval(value, low, high, 12), "plain decoding") == words

@@ -15,6 +15,7 @@ import torch
 
 from engine.config.reading import dump_recipe
 from engine.config.schema import Recipe
+from engine.errors import DraftbenchError
 from engine.fileio import read_json, write_json
 from engine.models import load
 from engine.models.fused_linears import packs
@@ -25,6 +26,7 @@ from engine.planning.earlier_runs import best_pace, differences
 from engine.planning.estimate import estimate
 from engine.planning.outlines import target_outline
 from engine.runs.folder import RunFolder
+from engine.runs.inputs import check_inputs
 from engine.runs.plan import split_prompts
 from engine.runs.recipes import read_recipe
 from tests.conftest import CHATML, byte_tokenizer, tiny_llama
@@ -87,6 +89,10 @@ def test_held_out_prompts_that_repeat_are_left_out_and_counted(recipe: Path, tmp
     assert target is not None
     counts = split_prompts(wanted, target).counts
     assert (counts["watched"], counts["measured"], counts["heldout_repeated"]) == (4, 26, 10)
+    assert "beyond_heldout_prompts" not in counts
+    fewer = made(recipe, f"prompts.heldout={file}", "train.eval_prompts=4", "measure.heldout_prompts=20")
+    counts = split_prompts(fewer, target).counts
+    assert (counts["watched"], counts["measured"], counts["beyond_heldout_prompts"]) == (4, 20, 6)
     alone = made(recipe, "task=measure", "prompts.train=[]", f"prompts.heldout={file}", "measure.heldout_prompts=25")
     counts = split_prompts(alone, target).counts
     assert (counts["measured"], counts["beyond_heldout_prompts"], counts["heldout_repeated"]) == (25, 5, 10)
@@ -219,6 +225,46 @@ def test_lengths_that_leave_nothing_out_of_too_much_are_said_before_the_start(re
     write(tmp_path / "h.jsonl", "c" * 60, "d" * 60)
     few = named(checks(home(), made(recipe, *asked, *long)))["prompt length"]
     assert (few.state, "too few held-out prompts are left" in few.message) == ("failed", True)
+
+
+ALONE = ("task=measure", "prompts.train=[]", "draft={init: none}", "measure.speed_prompts=2")
+
+
+@pytest.mark.parametrize(("answer", "state"), [(500, "failed"), (8, "ok")])
+def test_of_a_target_alone_the_timed_answers_must_fit_and_no_others(recipe: Path, answer: int, state: str):
+    asked = (f"measure.speed_tokens={answer}", f"measure.max_new_tokens={508 - answer}")
+    found = named(checks(home(), made(recipe, *ALONE, *asked)))["prompt length"]
+    assert found.state == state, found.message
+
+
+def test_a_held_out_prompt_that_is_not_measured_on_may_be_long(recipe: Path, tmp_path: Path):
+    heldout = write(tmp_path / "h.jsonl", "a?", "b?", "c?", "d" * 600)
+    asked = (f"prompts.heldout={heldout}", "measure.heldout_prompts=2")
+    assert named(checks(home(), made(recipe, *asked)))["prompt length"].ok
+    assert not named(checks(home(), made(recipe, *asked[:1])))["prompt length"].ok
+
+
+def test_too_few_training_prompts_are_short_enough(recipe: Path, tmp_path: Path):
+    train = write(tmp_path / "t.jsonl", "a?", "b?", "c" * 60, "d" * 70)
+    asked = (f"prompts.train={train}", "prompts.max_prompt_tokens=60")
+    few = named(checks(home(), made(recipe, *asked, "prompts.train_prompts=3")))["prompt length"]
+    assert (few.state, "is 3, but 2 training prompts are left" in few.message) == ("failed", True)
+    assert named(checks(home(), made(recipe, *asked, "prompts.train_prompts=2")))["prompt length"].ok
+
+
+def test_the_reference_of_token_selection_is_looked_at_before_the_start(recipe: Path, finished_home: Path):
+    run, target = RunFolder.open(home(), "latest"), made(recipe).target.model
+    found = named(checks(home(), made(recipe, f"train.selection={{share: 0.5, reference: {run.id}}}")))
+    assert found["reference"].ok, found["reference"].message
+    other = f"train.selection={{share: 0.5, reference: {target}}}"
+    model = named(checks(home(), made(recipe, other)))["reference"]
+    assert (model.state, "is not a draft of Draftbench" in model.message) == ("failed", True)
+    with pytest.raises(DraftbenchError, match="is not a draft of Draftbench"):
+        check_inputs(home(), [made(recipe, other)])
+    trimmed = made(recipe, f"train.selection={{share: 0.5, reference: {run.id}}}", "draft.vocabulary=9")
+    ids = named(checks(home(), trimmed))["reference"]
+    assert (ids.state, "the draft proposes 9 ids" in ids.message) == ("failed", True)
+    assert "reference" not in named(checks(home(), made(recipe)))
 
 
 def test_prompts_that_vanished_spoil_only_what_needs_them(recipe: Path, tmp_path: Path):
@@ -516,3 +562,12 @@ def test_to_load_the_checks_loads_no_compiler():
     code = "import sys, engine.planning.checks; print([name for name in sys.modules if name == 'torch._dynamo'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_time_of_a_target_alone_is_that_of_its_timing(recipe: Path, finished_home: Path):
+    asked = (*ALONE, "measure.speed_tokens=4")
+    short, long = (estimate(home(), made(recipe, *asked, f"measure.trace_prompts={n}")) for n in (1, 500))
+    assert short.based_on
+    assert short.seconds["measurement"] == long.seconds["measurement"]
+    more = estimate(home(), made(recipe, *ALONE, "measure.speed_tokens=8"))
+    assert more.seconds["measurement"] == pytest.approx(2 * short.seconds["measurement"])

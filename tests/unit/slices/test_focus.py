@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.config.schema import PromptSource
 from engine.data.readers import read_prompts
 from engine.errors import DraftbenchError
+from engine.slices import focus
 from engine.slices.selection import ScoredPrompt, worst_prompts
 from tests.unit.conftest import Draftbench
 
@@ -114,6 +116,25 @@ def test_other_prompts_can_be_chosen_from(draftbench: Draftbench, name: str, tmp
     assert report["n_scored"] == 3
     assert {row["prompt_id"] for row in report["selected"]} < {"n0", "n1", "n2"}
     assert report["source"] == str(log)
+
+
+@pytest.mark.slow
+def test_prompts_that_are_left_out_are_counted(draftbench: Draftbench, name: str, tmp_path: Path, monkeypatch):
+    log, whole = tmp_path / "log.jsonl", focus._recipe
+    rows = [{"id": "a", "prompt": "Who wrote Emma?"}, {"id": "b", "prompt": ""}, {"id": "c", "prompt": "So? " * 900}]
+    log.write_text("\n".join(map(json.dumps, rows)))
+    left_out = {"max_prompt_tokens": 400, "skip_bad": True}
+
+    def limited(*arguments: Any) -> Any:
+        recipe = whole(*arguments)
+        return recipe.model_copy(update={"prompts": recipe.prompts.model_copy(update=left_out)})
+
+    monkeypatch.setattr(focus, "_recipe", limited)
+    monkeypatch.setattr(focus, "_refuse_heldout", lambda *arguments: None)
+    shown = draftbench("slices", name, "--worst", "1", "--out", str(tmp_path / "f.jsonl"), "--prompts", str(log))
+    assert "1 of 1 prompts" in shown.out, shown.err
+    assert "left out as longer than prompts.max_prompt_tokens: 1 prompts" in shown.out
+    assert "left out as no prompts: 1 rows of the prompt files" in shown.out
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ def test_a_run_can_be_the_base_of_another_study(written: Written, no_worker: Non
         ({"grids": [{"loss": "stf"}]}, "did you mean 'sft'"),
         ({"axes": {"loss": {"x": {"train.epoch": 2}}}}, "cell loss x: .*train.epoch"),
         ({"axes": {"seed": [-1]}}, "cell seed -1"),
+        ({"axes": {"draft.layers": [2, [2]]}}, "two values called '2'"),
         ({"match": ["time"]}, "match"),
         ({"nmae": "x"}, "nmae"),
         ({"name": "../up"}, "name"),

@@ -217,6 +217,18 @@ def test_two_callers_at_once_start_each_cell_once(written: Written, no_worker: N
     assert sum(len(one.submitted) for one in done) == len(run_folders(home())) == 2
 
 
+def test_what_is_resumed_asks_for_the_resources_that_the_study_names_now(written: Written, no_worker: None):
+    path = written()
+    run = run_of(cells_of(path).cells[0].recipe, "failed")
+    left = run_of(cells_of(path).cells[1].recipe, "done")
+    wanted = study(home(), load_study(path, ["resources.memory_gb=64", "resources.gpus=2"]))
+    assert [one.id for one in start(home(), wanted).resumed] == [run.id]
+    assert (run.recipe().resources.memory_gb, run.recipe().resources.gpus) == (64, 2)
+    assert "resources are those of the study's recipe now" in (run.path / "log.txt").read_text()
+    assert left.recipe().resources.memory_gb is None
+    assert stands(path) == {"s-forward-kl": "waiting", "s-sft": "done"}
+
+
 def test_what_failed_can_be_left(written: Written, no_worker: None):
     path = written()
     run_of(cells_of(path).cells[0].recipe, "failed")

@@ -141,6 +141,50 @@ def claim_more_tokens_than_there_are(stored):
     stored["rounds"][0]["num_draft_tokens"] = 5
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("p", "0.5"),
+        ("p", [1]),
+        ("p", 2.0),
+        ("q", float("nan")),
+        ("u", "z"),
+        ("u", -0.1),
+        ("overlap", 10**400),
+        ("position", None),
+        ("position", -1),
+        ("token_id", "a"),
+        ("text", None),
+        ("text", 5),
+    ],
+)
+def test_a_token_with_a_value_that_cannot_be_shown_is_damage(name, value):
+    """Each of them ended Replay in a traceback, or was shown as a probability."""
+    trace_id = save_trace(home(), trace())
+    stored = json.loads(home().trace(trace_id).read_text(encoding="utf-8"))
+    token = stored["rounds"][0]["tokens"][0]
+    for place in (token, token["alternatives"][0]):
+        if name not in place:
+            continue
+        kept, place[name] = place[name], value
+        home().trace(trace_id).write_text(json.dumps(stored))
+        with pytest.raises(DraftbenchError, match="damaged"):
+            load_trace(home(), trace_id)
+        place[name] = kept
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("draft_s", None), ("verify_s", "a"), ("overhead_s", -1.0), ("number", "0"), ("number", 1)]
+)
+def test_a_round_with_a_value_that_cannot_be_shown_is_damage(name, value):
+    trace_id = save_trace(home(), trace())
+    stored = json.loads(home().trace(trace_id).read_text(encoding="utf-8"))
+    stored["rounds"][0][name] = value
+    home().trace(trace_id).write_text(json.dumps(stored))
+    with pytest.raises(DraftbenchError, match="damaged"):
+        load_trace(home(), trace_id)
+
+
 @pytest.mark.parametrize("damage", [drop_all_tokens, claim_more_tokens_than_there_are])
 def test_a_round_that_does_not_add_up_is_damage(damage):
     trace_id = save_trace(home(), trace())

@@ -148,6 +148,26 @@ def test_a_heldout_query_is_taken_out_of_training(recipe: Path, tmp_path: Path):
     assert report["data"]["train"]["records"] == 5
 
 
+def test_what_was_left_out_is_counted_among_the_records_that_are_used_and_shown(
+    recipe: Path, tmp_path: Path, draftbench: Any
+):
+    leaks = [{**row, "id": f"leak-{i}", "reference": "Yes.<|im_end|>no"} for i, row in enumerate(records(3, "heldout"))]
+    silent = {"id": "silent", "prompt": "Well?"}
+    write(tmp_path / "train.jsonl", [*records(2), *leaks, silent])
+    settings = ("--set", "train.max_steps=1", "--set", "data.unanswered=leave_out")
+    shown = draftbench("tune", str(recipe), "--out", str(tmp_path / "out"), *settings)
+    assert shown.code == 0, shown.err
+    assert "training: 2 records; left out: repeats of a held-out query (3), without a whole reference (1)" in " ".join(
+        shown.out.split()
+    )
+    assert "references go on" not in shown.err
+    counts = json.loads((tmp_path / "out" / "tuning.json").read_text())["data"]["train"]
+    assert (counts["records"], counts["reference_past_its_end"]) == (2, 0)
+    write(tmp_path / "train.jsonl", [silent])
+    refused = draftbench("tune", str(recipe), "--out", str(tmp_path / "other"), *settings)
+    assert "none of the 1 records" in refused.err
+
+
 @pytest.mark.parametrize(
     ("reference", "learnt", "cut"),
     [

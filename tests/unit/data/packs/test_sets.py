@@ -187,6 +187,14 @@ def test_a_held_out_query_in_a_users_file_is_found_and_fails(fetch: Fetch, tmp_p
     assert (leak["training"], leak["id"], leak["kind"]) == (str(mine), "b", "exact")
 
 
+def test_rows_that_were_not_compared_are_counted(fetch: Fetch, tmp_path: Path):
+    fetch(first=[entry("a", text_on("train", "one")), entry("b", text_on("heldout", "a giraffe that is fed well"))])
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"prompt": "harmless one"}\n{"prompt": ""}\n{"text": "a"}\n')
+    shown = " ".join(call("data", "overlap", str(mine)).out.split())
+    assert "rows that are no prompts were not compared: 2 (`draftbench data check` lists them)" in shown
+
+
 def test_a_held_out_query_in_sample_data_is_found(fetch: Fetch, monkeypatch, tmp_path: Path):
     asked = "Why is the sky blue, and not green?"
     sample(monkeypatch, tmp_path, train=[asked], heldout=[asked.lower()])

@@ -230,6 +230,22 @@ def test_configuration_shows_what_differs_first():
     assert not frame.loc["train.seed", "differs"]
 
 
+def test_the_report_of_a_draft_without_training_names_no_seed():
+    """It said 'seed None' of a draft that was measured as it is."""
+    text = report.comparison_report(found(run("a"), run("b", seed=None)), [])
+    assert text.count("seed 0") >= 1
+    assert "None" not in text
+
+
+def test_the_tokens_of_groups_are_those_of_the_rate_above_them():
+    """Of accepted over proposed, the groups counted proposed tokens and the rate emitted ones, both as n tokens."""
+    result = found(run("a"), run("b"))
+    mine = result.prompts[result.prompts.run_id == "a"]
+    for rate, counted in (("exact", "n_positions"), ("per_proposed", "emitted"), ("tau", "emitted")):
+        groups = comparison.rates_by_group(result, rate)
+        assert groups[groups.label == "A · a"].n_tokens.sum() == mine[counted].sum()
+
+
 def test_suggested_runs_are_alike_and_hold_the_baseline():
     base = {
         "target": "t",

@@ -9,7 +9,7 @@ import pandas as pd
 from engine.records.interval import Interval
 from engine.slices.of_run import SlicedRuns
 from engine.slices.slices import Slice, Sliced, SliceDifference
-from workbench.compare.slices import WAYS, Shown, _change, changes_table
+from workbench.compare.slices import WAYS, Shown, _change, changes_table, for_reading
 from workbench.shared import slice_chart
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -63,3 +63,12 @@ def test_what_may_not_be_subtracted_says_why():
     assert row["Δ B"] == "▲ +0.100 [+0.050, +0.150] (few)"
     assert row["Δ C"] == "not comparable: dtype differ"
     assert set(WAYS) == {"kind", "position", "context", "entropy", "group", "category"}
+
+
+def test_the_reports_table_marks_small_slices_and_has_each_value_with_its_interval():
+    """The report's table had neither the mark nor an explanation of it."""
+    rows = for_reading(frame(few=True), "exact")
+    assert list(rows.columns) == ["draft", "slice", "exact [95% interval]", "n (tokens)", "prompts", "of all refusals"]
+    assert rows.iloc[0].tolist() == ["A", f"{EVIL} (few)", "0.300 [0.200, 0.400]", 120, 9, "50%"]
+    few = for_reading(frame().assign(n_prompts=2), "tau").iloc[1]
+    assert few[["slice", "tau [95% interval]"]].tolist() == ["number", "0.600 (n = 2: too few for an interval)"]

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from engine.explore.figures import Figure
-from workbench.explorer import scatter
+from workbench.explorer import runs, scatter
+from workbench.shared import chart_parts
 from workbench.shared.figure_data import figure_data
 
 PROMPTS = Figure("n_train", "Training prompts", "cost", "lower")
@@ -77,3 +78,16 @@ def test_else_a_run_stands_at_its_value(table: pd.DataFrame, x: Figure, colour: 
     prepared, figure = drawn(table, x, colour, log_x=log_x)
     assert prepared.columns == []
     assert points(figure).x.to_dict() == table.set_index("run_id")[x.name].to_dict()
+
+
+def test_a_figure_says_of_which_domains_and_targets_its_runs_are():
+    """An exported scatter said 'n = 12 runs' and not what of."""
+
+    def second_line(domains: list[str], targets: list[str]) -> str:
+        figure = chart_parts.titled("t", "n = 2 runs", "light")
+        rows = pd.DataFrame({"domain": domains, "target": targets})
+        return str(runs.about(figure, rows).layout.title.subtitle.text)
+
+    assert second_line(["biology", "biology"], ["hub:a/b", None]) == "biology; target b<br>n = 2 runs"
+    letters = list("abcd")
+    assert second_line(letters, letters) == "4 domains; 4 targets<br>n = 2 runs"

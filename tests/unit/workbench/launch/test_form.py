@@ -51,9 +51,20 @@ def test_types_become_widgets(dotted: str, kind: str, optional: bool):
     assert (shape.kind, shape.optional) == (kind, optional)
 
 
-@pytest.mark.parametrize("value", [4, [0, 3], [0, 1, 29], [2], [0.0], [0.0, 0.7], [], True, "text", 1e-3, -1])
+_AS_TEXT = [4, [0, 3], [0, 1, 29], [2], [0.0], [0.0, 0.7], [], True, "text", 1e-3, -1]
+_LOSSY = [[0.1234567], [0.30000000000000004, 1.0], {"0": 40.0}, {"0": 40.0, "1": 70.5, "cpu": 100.0}]
+
+
+@pytest.mark.parametrize("value", [*_AS_TEXT, *_LOSSY])
 def test_what_the_form_shows_as_text_is_read_as_what_it_was(value: Any):
-    assert read_text(written(value)) == value
+    read = read_text(written(value))
+    assert ({str(name): size for name, size in read.items()} if isinstance(read, dict) else read) == value
+
+
+def test_memory_by_device_is_typed_as_its_help_shows_it():
+    values = {"target": {"device_map": "auto", "max_memory_gb": read_text("{0: 40, 1: 70, cpu: 100}")}}
+    recipe = parse_recipe({**values, "prompts": {"train": "a", "heldout": "b"}})
+    assert recipe.target.max_memory_gb == {"0": 40, "1": 70, "cpu": 100}
 
 
 def test_constraints_become_limits_and_excluded_whole_ones_move_by_one():

@@ -62,3 +62,27 @@ def test_a_temperature_is_greedy_or_one_that_can_be_decoded_at(given: str, taken
     if not taken:
         with pytest.raises(DraftbenchError, match="temperature is"):
             Ask(asked("x"), ("r",), temperature=float(given)).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "limits"),
+    [
+        ("gamma", "2.0", "a whole number from 1 to 16"),
+        ("gamma", "17", "a whole number from 1 to 16"),
+        ("seed", "-1", "a whole number from 0 to 9,007,199,254,740,991"),
+        ("seed", str(2**53), "a whole number from 0 to 9,007,199,254,740,991"),
+        ("top_p", "0", "a number from 0.01 to 1"),
+    ],
+)
+def test_a_number_that_the_form_cannot_hold_is_named_with_its_limits(name: str, given: str, limits: str):
+    """A browser holds no seed above 2**53: another one was decoded, and nothing said so."""
+    wanted = read({name: given}, "")
+    assert wanted.wrong == [f"{name} is {given!r}, not {limits}"]
+    assert name not in wanted.numbers
+
+
+@pytest.mark.parametrize("seed", [-1, 2**53])
+def test_a_seed_that_a_browser_would_round_is_refused(seed: int):
+    Ask(asked("x"), ("a",), seed=2**53 - 1).check()
+    with pytest.raises(DraftbenchError, match=f"seed is {seed}"):
+        Ask(asked("x"), ("a",), seed=seed).check()

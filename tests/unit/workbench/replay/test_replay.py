@@ -82,6 +82,28 @@ def test_an_accepted_token_is_reported_with_its_draw():
     assert "always accepted" in judgement.judgement(sure, a_round(sure), greedy=False).detail
 
 
+@pytest.mark.parametrize(
+    ("p", "q", "u", "headline", "odds"),
+    [
+        (0.4164, 0.9997, 0.4166, "u = .4166 ≥ .4165: rejected", "p/q = .4164/.9997 = .4165"),
+        (0.4164, 0.9997, 0.4163, "u = .416 < .417: accepted", "p/q = .416/.9997 = .417"),
+        (0.05005, 0.5, 0.0999, "u = .0999 < .100: accepted", "p/q = .0500/.500 = .100"),
+        (0.9997, 0.99999, 0.9998, "u = .9998 ≥ .9997: rejected", "p/q = .9997/.99999 = .9997"),
+        (1.4e-5, 3.5e-5, 0.5, "u = .50 ≥ .40: rejected", "p/q = 1.4e-05/3.5e-05 = .40"),
+    ],
+)
+def test_a_draw_and_the_chance_that_it_missed_or_met_never_read_alike(p, q, u, headline, odds):
+    """With two digits the first read "u = .42 ≥ .42" and "p/q = .42/1", the third "u = 1 ≥ 1: rejected"."""
+    judged = token(Fate.ACCEPTED if u * q < p else Fate.REJECTED, target_prob=p, draft_prob=q, uniform=u)
+    told = judgement.judgement(judged, a_round(REFUSED, CORRECTED), greedy=False)
+    assert (told.headline, odds in told.detail) == (headline, True)
+    drawn = figures.draw_line(told, "light")
+    shown = [drawn.layout.title.text, *(note.text for note in drawn.layout.annotations)]
+    number, chance = headline.partition(":")[0].removeprefix("u = ").replace("≥", "<").split(" < ")
+    assert f"u = {number}" in shown
+    assert f"Draw against min(1, p/q) = {chance}" in shown
+
+
 def test_a_discarded_token_was_never_judged_and_says_why():
     lost = token(Fate.DISCARDED, draft_prob=0.4)
     after_refusal = judgement.judgement(lost, a_round(REFUSED, lost, CORRECTED), greedy=False)
@@ -96,7 +118,9 @@ def test_a_bonus_has_no_q_and_says_why():
     bonus = token(Fate.BONUS, target_prob=0.5, uniform=0.1)
     kept = token(Fate.ACCEPTED)
     assert "there is no q" in judgement.judgement(bonus, a_round(kept, bonus), greedy=False).detail
-    assert "nothing to judge" in judgement.judgement(bonus, a_round(bonus), greedy=False).detail
+    alone = judgement.judgement(bonus, a_round(bonus), greedy=False).detail
+    assert "nothing to judge" in alone
+    assert "no extra cost" not in alone, "the forward pass was made for this token"
 
 
 def test_at_temperature_zero_the_distributions_are_one_hot():
@@ -137,7 +161,17 @@ def test_counters_add_up():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1.0, "1"), (0.9999, "1"), (0.0, "0"), (0.31, ".31"), (0.018, ".018"), (0.0004, ".0004"), (2e-7, "2e-07")],
+    [
+        (1.0, "1"),
+        (0.9967, ".997"),
+        (0.99996, ".99996"),
+        (0.0, "0"),
+        (0.31, ".31"),
+        (0.018, ".018"),
+        (0.0014, ".0014"),
+        (0.00004, "4.0e-05"),
+        (2e-7, "2.0e-07"),
+    ],
 )
 def test_probabilities_are_written_shortly(value: float, text: str):
     assert judgement.short(value) == text

@@ -19,7 +19,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.process import now, process_identity
 from workbench.run import export_job, files, log, origin, training_curve
 from workbench.run import stage as stages
-from workbench.runs import table
+from workbench.runs import rows, table
 from workbench.runs.table import Filters
 
 COLUMNS = (
@@ -153,14 +153,14 @@ def test_a_standard_error_is_over_seeds_alone_and_else_the_range_stands_there():
     assert summary.loc["tvd", "error"] == pytest.approx(np.std([0.27, 0.31, 0.36], ddof=1) / 3**0.5)
     assert pd.isna(summary.loc["tvd", "range"])
     assert pd.isna(summary.loc["sft", "error"])
-    assert summary.loc["sft", "range"] == "0.27–0.36 over 2 different settings"
+    assert summary.loc["sft", "range"] == "0.270–0.360 over 2 different settings"
     assert "standard error over seeds" in table.groups_for_paper(summary.reset_index())
 
 
 def test_a_repetition_is_no_further_seed():
     seeds = overview(*({"exact": exact, "seed": seed} for seed, exact in ((0, 0.3), (0, 0.4), (1, 0.5))))
     (row,) = table.group_summary(seeds, "loss", pd.Series("a", index=["r0", "r1", "r2"])).itertuples()
-    assert (row.runs, row.measured, row.seeds) == (3, 3, 2)
+    assert (row.runs, row.measured, row.seeds) == (3, 2, 2), "n is that of the mean"
     assert (row.mean, row.error) == pytest.approx((0.45, 0.05)), "of the two of seed 0 the newest counts"
     alone = table.group_summary(seeds[:2], "loss", pd.Series("a", index=["r0", "r1"])).iloc[0]
     assert pd.isna(alone.error)
@@ -173,6 +173,24 @@ def test_a_group_of_several_domains_has_a_row_for_each():
         ("forward_kl", "biology", 0.3),
         ("forward_kl", "chinese", 0.9),
     ]
+
+
+def test_a_group_of_several_temperatures_has_a_row_for_each():
+    """A mean over T = 0 and T = 1 is none of anything, and nothing said that it was one."""
+    at = [
+        {"exact": 0.2, "temperature": 0.0},
+        {"exact": 0.6, "temperature": 1.0},
+        {},
+        {"exact": 0.4, "temperature": 0.0},
+    ]
+    summary = table.group_summary(overview(*at), "loss", ALL_DIFFER)
+    assert summary[["temperature", "runs", "measured"]].to_numpy().tolist() == [[0.0, 3, 2], [1.0, 1, 1]]
+    assert summary["mean"].tolist() == pytest.approx([0.3, 0.6])
+    line = rows._line("forward_kl", summary).replace("\\", "")
+    assert "biology, T = 0: 0.300" in line
+    assert "biology, T = 1: 0.600 (n = 1 run" in line
+    nothing = table.group_summary(overview({}, {}), "loss", ALL_DIFFER).iloc[0]
+    assert (nothing.runs, nothing.measured) == (2, 0)
 
 
 def test_a_method_is_named_by_mode_and_loss():

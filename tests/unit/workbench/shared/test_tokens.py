@@ -3,6 +3,7 @@
 from html.parser import HTMLParser
 
 import pytest
+from rich.cells import cell_len
 
 from engine.decode.events import Alternative, Fate, Round, Token
 from workbench.shared import tokens
@@ -137,6 +138,51 @@ def test_the_tip_of_a_bonus_token_says_nothing_of_a_judgement():
     tip = tokens.tip(token("x", Fate.BONUS, draft_prob=None, overlap=None))
     assert "min(" not in tip
     assert "u =" not in tip
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "u", "numbers", "draw"),
+    [
+        (1.2e-6, 3.1e-5, 0.5, "p = 1.2e-06   q = 3.1e-05   min(1, p/q) = 0.0387", "u = 0.5000, not below"),
+        (0.41642, 1.0, 0.41638, "p = 0.41642   q = 1.00000   min(1, p/q) = 0.41642", "u = 0.41638, below it"),
+    ],
+)
+def test_the_numbers_of_a_tip_can_be_followed(p, q, u, numbers, draw):
+    """The first read "p = 0.0000   q = 0.0000   min(1, p/q) = 0.0387", the second gave one number for both."""
+    fate = Fate.ACCEPTED if u * q < p else Fate.REJECTED
+    tip = tokens.tip(token("x", fate, target_prob=p, draft_prob=q, uniform=u))
+    assert numbers in tip
+    assert draw in tip
+
+
+def test_a_tip_gives_the_reason_that_its_own_round_has():
+    lost, bonus = token("x", Fate.DISCARDED), token("y", Fate.BONUS)
+    assert "after the rejection" in tokens.tip(lost, round_of(token("a", Fate.REJECTED), lost, token("b")))
+    assert "after the end of the answer" in tokens.answer_html([round_of(token("<|end|>"), lost, reason="stop")])
+    assert "as all were accepted" in tokens.tip(bonus, round_of(token("a"), bonus))
+    assert "as nothing was proposed" in tokens.answer_html([round_of(bonus)])
+
+
+def test_a_tip_lists_what_either_model_finds_likely():
+    """It listed the target's five likeliest alone, and never what the draft had wanted to write."""
+    others = tuple(Alternative(i, 0.2 - i / 100, 0.01, f"t{i}") for i in range(6))
+    tip = tokens.tip(token("x", alternatives=(*others, Alternative(9, 0.0001, 0.6, "draft"))))
+    assert [line.split()[0] for line in tip.splitlines()[-5:]] == ["'draft'", "'t0'", "'t1'", "'t2'", "'t3'"]
+
+
+@pytest.mark.parametrize("text", ["为什么为什么", " the", "", "🙂", "incomprehensibilities"])
+def test_the_numbers_of_a_tip_stand_in_columns(text):
+    line = tokens.tip(token("x", alternatives=(Alternative(1, 0.5, 0.25, text),))).splitlines()[-1]
+    assert cell_len(line) == 34
+    assert line.endswith(" 0.5000   0.2500")
+    assert ("…" in line) == (cell_len(tokens.plainly(text)) > 16)
+
+
+def test_who_hears_the_page_is_told_what_does_not_belong_to_the_answer():
+    some = [token("x", fate) for fate in Fate]
+    assert Seen(tokens.answer_html([round_of(*some)])).tags.count("del") == 2
+    linked = tokens.answer_html([round_of(token("x", Fate.REJECTED))], href=lambda number: "/replay")
+    assert "<del>x</del></a>" in linked
 
 
 def test_a_tip_is_reached_by_keyboard():
