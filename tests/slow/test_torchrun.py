@@ -111,5 +111,5 @@ def test_a_whole_run_is_measured_once_and_the_others_are_silent(tmp_path: Path, 
     training = json.loads((run.path / "training.json").read_text("utf-8"))
     assert training["steps_by_processes"] == {"2": 40}
     process = started(home, "show", run.id)
-    assert "only `train` and `run` share theirs" in process.communicate(timeout=WAIT_S)[1]
+    assert "only `train` and `run`, where they work here, share theirs" in process.communicate(timeout=WAIT_S)[1]
     assert process.returncode != 0

@@ -97,7 +97,7 @@ def test_any_difference_in_the_amount_of_text_is_said_with_the_versions_that_mad
     assert "7,487 against 7,367 target tokens, by different versions of the code (34f6251 against d35f469)" in (
         finding.cells[0].remark
     )
-    assert finding.fairness.startswith("1 of 1 comparisons have a remark on fairness. Most often: The sides")
+    assert finding.fairness.startswith("1 of 1 comparisons have a remark on fairness. Most often: The two sides")
     equal = Store()
     equal.add("sft", 0.40, tokens=7487, steps=19, **{"train.loss": "sft"})
     equal.add("kl", 0.42, tokens=7487, steps=19)
