@@ -97,7 +97,7 @@ def test_from_an_empty_home_to_a_served_folder(bare_server: harness.Server, home
         run = newest(home)
         decision = decide(run.summary())
         assert decision.answer in ANSWERS
-        expect(page.get_by_text(f"{decision.answer.capitalize()}.", exact=True)).to_be_visible()
+        expect(page.get_by_text(f"{decision.answer.capitalize()}:", exact=True)).to_be_visible()
         counts = Provenance.read_or_empty(run.path).prompts
         assert counts.train
         assert counts.measured
@@ -105,7 +105,7 @@ def test_from_an_empty_home_to_a_served_folder(bare_server: harness.Server, home
 
         export.click()
         harness.settle(page)
-        expect(page.get_by_text(f"{decision.answer.capitalize()}.", exact=True)).to_be_visible(timeout=MINUTE)
+        expect(page.get_by_text(f"{decision.answer.capitalize()}:", exact=True)).to_be_visible(timeout=MINUTE)
         deadline = time.monotonic() + 120
         while queue.at_work(Home(home)) is not None:  # the run says that it is done a moment before its process ends
             assert time.monotonic() < deadline
