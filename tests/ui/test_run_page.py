@@ -277,7 +277,9 @@ def test_an_unknown_id_leads_to_near_ones(finished_home: Path, page: OpenPage):
 def test_the_beginning_of_an_id_and_latest_are_enough(finished_home: Path, page: OpenPage):
     run_id = finished_id(finished_home)
     for name in (run_id[:6], "latest"):
-        assert page("run", run=name).selectbox(key="run").value == run_id
+        test = page("run", run=name)
+        assert test.selectbox(key="run").value == run_id
+        assert "cannot show everything" not in words(test), "it is shown, under its whole name"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from engine.runs.draft_size import draft_size
 from engine.runs.folder import RunFolder
 from workbench.run import facts as run_facts
 from workbench.run.curves import events
-from workbench.shared import pickers, queries, ui
+from workbench.shared import pickers, queries, ui, url_warnings
 
 
 def choose() -> RunFolder | None:
@@ -29,7 +29,8 @@ def choose() -> RunFolder | None:
         except DraftbenchError as error:
             _suggest_others(run_id, error, known)
             return None
-        if folder.id != run_id:  # 'latest', or the beginning of an id
+        if folder.id != run_id:  # 'latest', or the beginning of an id: the same run under its whole name
+            url_warnings.handled("run")
             st.query_params["run"] = folder.id
     chosen = pickers.choose_run("Run")
     return RunFolder(queries.home().run(chosen)) if chosen else None
