@@ -131,7 +131,7 @@ class SlotRunner:
             return self._forward(ids, self.cache.begin_step(rows, width, ids.device))
         starts = on_device(torch.tensor([*self.lengths, *[0] * (all_rows - rows)]), ids.device)
         whole = ids if all_rows == rows else torch.nn.functional.pad(ids, (0, 0, 0, all_rows - rows))
-        # The rows behind are there for the shape, and nobody looks at them.
+        # The further rows only fill the shape: nothing reads them.
         return self.graphs.run(partial(self._ragged_step, view), whole, starts, view, self.cache.moves)[:rows]
 
     def _ragged_step(self, view: int, ids: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:

@@ -47,7 +47,7 @@ Temperature = Annotated[float, Field(strict=False)]
 
 
 class NewerDocumentError(DraftbenchError):
-    """A later version of Draftbench wrote the document: it is whole, and to write it anew would lose what it says."""
+    """A later version of Draftbench wrote the document: it is whole, and writing it again would lose what it says."""
 
 
 class Part(BaseModel):

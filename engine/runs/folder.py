@@ -154,7 +154,7 @@ class RunFolder:
             return Status(state=DAMAGED)
 
     def set_status(self, **changes: Any) -> None:
-        """Change some keys of the status file, replaced atomically; a damaged one is begun anew.
+        """Change some keys of the status file, replaced atomically; a damaged one is replaced.
 
         Raises NewerDocumentError for that of a later version, which would be lost.
         """

@@ -99,24 +99,24 @@ def _trace(stored: Mapping[str, Any], trace_id: str) -> Trace:
 
 
 def _round(stored: Mapping[str, Any]) -> Round:
-    found = Round(row=0, **{**stored, "tokens": tuple(_token(token) for token in stored["tokens"])})
-    if not found.tokens:
+    item = Round(row=0, **{**stored, "tokens": tuple(_token(token) for token in stored["tokens"])})
+    if not item.tokens:
         raise ValueError("a round has no tokens")
-    _check((found.number, found.num_draft_tokens), int, 0, math.inf)
-    _check((found.draft_s, found.verify_s, found.overhead_s), (int, float), 0, math.inf)
-    return found
+    _check((item.number, item.num_draft_tokens), int, 0, math.inf)
+    _check((item.draft_s, item.verify_s, item.overhead_s), (int, float), 0, math.inf)
+    return item
 
 
 def _token(stored: Mapping[str, Any]) -> Token:
     alternatives = tuple(Alternative(**_named(other)) for other in stored["alternatives"])
-    found = Token(**{**_named(stored), "fate": Fate(stored["fate"]), "alternatives": alternatives})
-    known = (found.target_prob, found.draft_prob, found.uniform, found.overlap)
+    token = Token(**{**_named(stored), "fate": Fate(stored["fate"]), "alternatives": alternatives})
+    known = (token.target_prob, token.draft_prob, token.uniform, token.overlap)
     others = [value for other in alternatives for value in (other.target_prob, other.draft_prob)]
     _check([*(value for value in known if value is not None), *others], (int, float), 0, _MOST)
-    _check([found.position, found.token_id, *(other.token_id for other in alternatives)], int, 0, math.inf)
-    if not all(isinstance(text, str) for text in (found.text, *(other.text for other in alternatives))):
+    _check([token.position, token.token_id, *(other.token_id for other in alternatives)], int, 0, math.inf)
+    if not all(isinstance(text, str) for text in (token.text, *(other.text for other in alternatives))):
         raise TypeError("a text is missing")
-    return found
+    return token
 
 
 def _check(values: Iterable[Any], kind: Any, least: float, most: float) -> None:

@@ -57,7 +57,7 @@ class ExampleSet:
     counts: dict[str, int] = field(default_factory=dict)
 
     def of_these(self, encoded: list[Encoded], end: int) -> ExampleSet:
-        """The set with some of its examples alone, counted anew. `end`: the token that ends an answer."""
+        """The set with some of its examples alone, counted again. `end`: the token that ends an answer."""
         return replace(self, encoded=encoded, counts=self.counts | _counts_of(encoded, end))
 
     def described(self) -> dict[str, Any]:

@@ -78,22 +78,24 @@ def test_a_run_that_came_again_is_not_replaced():
     assert len(trash.removed_runs(home())) == 1
 
 
-def test_of_two_removed_under_one_name_the_later_is_restored():
+def removed_twice() -> RunFolder:
+    """A run that was removed, made again under its id with other content, and removed again."""
     run = make()
     for text in ("first", "second"):
         run.path.mkdir(exist_ok=True)
         (run.path / "which.txt").write_text(text)
         remove_run(home(), run)
+    return run
+
+
+def test_of_two_removed_under_one_name_the_later_is_restored():
+    run = removed_twice()
     trash.restore(home(), run.id)
     assert (run.path / "which.txt").read_text() == "second"
 
 
 def test_each_row_of_the_list_restores_its_own_of_two_under_one_name():
-    run = make()
-    for text in ("first", "second"):
-        run.path.mkdir(exist_ok=True)
-        (run.path / "which.txt").write_text(text)
-        remove_run(home(), run)
+    run = removed_twice()
     _, earlier = trash.removed_runs(home())
     assert removed._restore(earlier) == f"Restored {run.id}."
     assert (run.path / "which.txt").read_text() == "first"
